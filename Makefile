@@ -1,0 +1,51 @@
+# `make` alone lists what there is. PYTHON=/path/to/python3.11 chooses the
+# interpreter for the set-up, ARGS='...' adds arguments to a target's command.
+
+SHELL := /bin/sh
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin/python
+ARGS ?=
+PYTHON ?=
+export PYTHON
+
+# A virtual environment whose Python has gone is set up anew.
+$(shell test -x $(RUN) || rm -f $(STAMP))
+
+.PHONY: help demo test lint lock bazel-test clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo        attack a federation on real handwritten digits: runs/demo/report.html'
+	@echo 'make test        run every test (TFDS_DATA_DIR names a directory with MNIST, faces)'
+	@echo 'make lint        check style, import directions and BUILD files'
+	@echo 'make bazel-test  run the tests with Bazel'
+	@echo 'make lock        make requirements.lock anew (ARGS=--upgrade for newer versions)'
+	@echo 'make clean       remove .venv and what tools have cached (runs/ stays)'
+
+$(STAMP): requirements.lock setup.py
+	@tools/set_up.sh
+
+demo: $(STAMP)
+	$(RUN) -m experiments.run_client_gan \
+	    --flagfile=experiments/configs/digits.flags --output_dir=runs/demo $(ARGS)
+
+test: $(STAMP)
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/lint-imports
+	$(RUN) tools/build_files.py --check
+
+bazel-test: $(STAMP)
+	tools/bazel_test.sh $(ARGS)
+
+lock:
+	tools/lock.sh $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache \
+	    .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

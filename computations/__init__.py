@@ -1,0 +1,3 @@
+"""TFF processes: `build_*` functions only."""
+
+import tff_leak  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)

@@ -1,0 +1,456 @@
+"""DSSGD: collaborative learning with selective sharing through a parameter server.
+
+The protocol of Shokri and Shmatikov (CCS 2015) as algorithm 1 of Hitaj et al. (CCS
+2017) states it. One call of `next` is the turn of one cohort: with a cohort of one,
+participants train in sequence; with everybody in it, all at once, and their uploads
+are summed. `turn_order` says who comes when.
+
+    server                               each client of the cohort
+    ------                               -------------------------
+    parameters, recency  --broadcast-->  fetch theta_d of them
+                                         adversary: transform the local data
+                                         SGD on the local data
+    parameters += sum    <--aggregate--  bound, choose and upload theta_u
+
+A participant's parameters, seed and private state are CLIENTS-placed: they go into
+`next` and come out of it, and no value of the server depends on them but through the
+upload and the metrics.
+"""
+
+import collections
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_leak.attacks import client_transform
+from tff_leak.attacks.client_transform import ClientTransform, Download
+from tff_leak.defences.selective_sharing import (
+    SelectiveSharing,
+    select_download,
+    select_upload,
+)
+from tff_leak.errors import InputError
+from tff_leak.models.network import Network, Weights, flatten, unflatten
+from tff_leak.models.training import LocalData, LocalSgd, local_sgd
+from tff_leak.runtime import seeding
+from tff_leak.runtime.seeding import Role, derive
+
+
+class ServerState(NamedTuple):
+    """What the parameter server keeps.
+
+    Attributes:
+      parameters: the shared model, float32 `[P]`.
+      statistics: the network's constants.
+      recency: decayed count of uploads per parameter, float32 `[P]`.
+      history: the last `max_staleness` versions of `parameters`, newest first,
+        float32 `[max_staleness, P]`.
+      turn: int32, turns so far.
+      aggregator: the state of the aggregation.
+    """
+
+    parameters: Any
+    statistics: Any
+    recency: Any
+    history: Any
+    turn: Any
+    aggregator: Any
+
+
+class ClientState(NamedTuple):
+    """What one participant keeps between its turns; it never leaves the participant.
+
+    Attributes:
+      participant: int32, its number.
+      seed: int32 `[2]`, its own random stream.
+      parameters: its local model, float32 `[P]`.
+      turn: int32, turns it has had.
+      steps: int32, minibatches it has trained on.
+      private: an adversary's state as rows (`attacks/client_transform.py`); empty for
+        an honest participant.
+    """
+
+    participant: Any
+    seed: Any
+    parameters: Any
+    turn: Any
+    steps: Any
+    private: Any
+
+
+class TurnOrder(enum.Enum):
+    """Who trains when, in one round (Hitaj et al., algorithm 1, item 7)."""
+
+    FIXED = "fixed"  # one after another, in the order of their numbers
+    RANDOM = "random"  # one after another, in a new random order each round
+    ALL_AT_ONCE = "all_at_once"  # all from the same model; uploads are summed
+    ASYNCHRONOUS = "asynchronous"  # random order, each from a model some turns old
+
+
+def build_dssgd(
+    network: Network,
+    *,
+    sharing: SelectiveSharing | None = None,
+    training: LocalSgd | None = None,
+    transform: ClientTransform | None = None,
+    upload_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
+    element_spec: Any = None,
+    max_staleness: int = 0,
+    recency_decay: float = 0.9,
+    seed: int = 0,
+) -> tff.templates.IterativeProcess:
+    """Builds DSSGD as an iterative process.
+
+    Type signatures, with P the number of parameters:
+
+        initialize: ( -> ServerState@SERVER)
+        next: (<server=ServerState@SERVER,
+                data={<float32[?,...],int32[?]>*}@CLIENTS,
+                clients={ClientState}@CLIENTS>
+               -> <ServerState@SERVER, {ClientState}@CLIENTS, metrics@SERVER>)
+
+    `metrics` has `examples` (int32, trained on in this turn), `loss` (float32, their
+    mean cross-entropy in nats) and `uploaded` (float32, the share of all parameters
+    that a participant of the cohort uploaded, on average).
+
+    Args:
+      network: the classifier that is learnt; logits over all classes.
+      sharing: the agreement on what is shared; None shares everything.
+      training: local SGD; None is the paper's.
+      transform: what adversaries do with their turns; None: there are none.
+      upload_aggregator: how uploads `[P]` are joined, any factory of TFF for an
+        unweighted value; None sums in the clear.
+      element_spec: of the clients' datasets, a pair (inputs `[None, ...]`, labels
+        `[None]` of any integer type); None is float32 inputs and int32 labels. How a
+        dataset is batched does not matter: it is the local data, and `training` says
+        how it is trained on.
+      max_staleness: participants start from a model up to this many turns old, drawn
+        for each turn (asynchronous training); 0 is the present one.
+      recency_decay: factor in (0, 1] on the server's counts of uploads each turn; not
+        in the text.
+      seed: of the initial model and of the staleness.
+
+    Raises:
+      InputError: if a value is out of its range, or the network keeps running
+        statistics, which this protocol does not share.
+    """
+    _check(network, max_staleness, recency_decay)
+    sharing = sharing or SelectiveSharing()
+    training = training or LocalSgd()
+    aggregation = (upload_aggregator or tff.aggregators.SumFactory()).create(
+        tff.types.tensorflow_to_type(tf.TensorSpec([network.num_parameters]))
+    )
+    root = seeding.root(seed)
+
+    initialize = _build_initialize(network, aggregation, max_staleness, root)
+    server_type = initialize.type_signature.result.member
+    publish = _build_publish(server_type, max_staleness, root)
+    take_turn = _build_turn(network, sharing, training, transform)
+    element_spec = element_spec or (
+        tf.TensorSpec([None, *network.input_shape]),
+        tf.TensorSpec([None], tf.int32),
+    )
+    turn_on_client = tff.tensorflow.computation(
+        take_turn,
+        publish.type_signature.result,
+        tff.SequenceType(tff.types.tensorflow_to_type(element_spec)),
+        tff.types.tensorflow_to_type(client_state_spec(network, transform)),
+    )
+    update_server = _build_update(server_type, recency_decay, max_staleness)
+
+    @tff.federated_computation(
+        tff.FederatedType(server_type, tff.SERVER),
+        tff.FederatedType(turn_on_client.type_signature.parameter[1], tff.CLIENTS),
+        tff.FederatedType(turn_on_client.type_signature.parameter[2], tff.CLIENTS),
+    )
+    def next_turn(server, data, clients):
+        message = tff.federated_broadcast(tff.federated_map(publish, server))
+        turn = tff.federated_map(turn_on_client, (message, data, clients))
+        total = aggregation.next(server.aggregator, turn.upload)
+        counts = tff.federated_sum(turn.counts)
+        return (
+            tff.federated_map(update_server, (server, total.result, total.state)),
+            turn.state,
+            tff.federated_map(_metrics, counts),
+        )
+
+    return tff.templates.IterativeProcess(initialize, next_turn)
+
+
+def client_state_spec(network: Network, transform: ClientTransform | None) -> Any:
+    """Returns the `tf.TensorSpec`s of a `ClientState`."""
+    return ClientState(
+        participant=tf.TensorSpec([], tf.int32),
+        seed=tf.TensorSpec([2], tf.int32),
+        parameters=tf.TensorSpec([network.num_parameters]),
+        turn=tf.TensorSpec([], tf.int32),
+        steps=tf.TensorSpec([], tf.int32),
+        private=client_transform.rows_spec(transform.state_spec) if transform else (),
+    )
+
+
+def initial_client_state(
+    network: Network,
+    server: ServerState,
+    *,
+    participant: int,
+    seed: int,
+    transform: ClientTransform | None = None,
+    private: Any = None,
+) -> ClientState:
+    """Returns a participant's state before its first turn, as NumPy arrays.
+
+    Args:
+      network: the classifier.
+      server: the server's initial state; all start from its model.
+      participant: number, 0 or more; with `seed` it fixes the random stream.
+      seed: the run's.
+      transform: the process's, if it has one.
+      private: an adversary's initial state for that transform; None is honest.
+    """
+    rows: Any = ()
+    if transform is not None:
+        rows = client_transform.no_rows(transform.state_spec)
+        if private is not None:
+            rows = client_transform.one_row(private)
+    return ClientState(
+        participant=np.int32(participant),
+        seed=derive(seeding.root(seed), Role.PARTICIPANT, participant).numpy(),
+        parameters=np.asarray(server.parameters, np.float32),
+        turn=np.int32(0),
+        steps=np.int32(0),
+        private=rows,
+    )
+
+
+def model_weights(network: Network, server: ServerState) -> Weights:
+    """Returns the shared model's weights, as the network takes them."""
+    parameters = tf.convert_to_tensor(server.parameters)
+    statistics = [tf.convert_to_tensor(value) for value in server.statistics]
+    return Weights(unflatten(parameters, network.trainable_shapes), statistics)
+
+
+def turn_order(
+    order: TurnOrder, *, participants: int, round_num: int, seed: int
+) -> list[list[int]]:
+    """Returns the cohorts of one round, each a list of participants' numbers."""
+    if order is TurnOrder.ALL_AT_ONCE:
+        return [list(range(participants))]
+    numbers = np.arange(participants)
+    if order is not TurnOrder.FIXED:
+        generator = seeding.generator(seed, Role.TURNS, round_num)
+        numbers = generator.permutation(participants)
+    return [[int(number)] for number in numbers]
+
+
+class _Message(NamedTuple):
+    """What the server publishes to a cohort."""
+
+    parameters: Any
+    statistics: Any
+    recency: Any
+
+
+class _Counts(NamedTuple):
+    """A participant's share in the metrics of a turn."""
+
+    participants: Any
+    examples: Any
+    loss_sum: Any
+    uploaded: Any
+
+
+class _Turn(NamedTuple):
+    upload: Any
+    state: Any
+    counts: _Counts
+
+
+def _build_initialize(
+    network: Network,
+    aggregation: tff.templates.AggregationProcess,
+    max_staleness: int,
+    root: np.ndarray,
+) -> tff.Computation:
+    """The parameter server before the first turn."""
+    aggregator_type = aggregation.initialize.type_signature.result.member
+
+    @tff.tensorflow.computation(aggregator_type)
+    def first_state(aggregator):
+        weights = network.initialize(derive(root, Role.MODEL))
+        parameters = flatten(weights.trainable)
+        return ServerState(
+            parameters=parameters,
+            statistics=list(weights.statistics),
+            recency=tf.zeros_like(parameters),
+            history=tf.tile(parameters[tf.newaxis], [max_staleness, 1]),
+            turn=tf.constant(0, tf.int32),
+            aggregator=aggregator,
+        )
+
+    @tff.federated_computation
+    def initialize():
+        return tff.federated_map(first_state, aggregation.initialize())
+
+    return initialize
+
+
+def _build_publish(server_type, max_staleness: int, root: np.ndarray) -> Callable:
+    """The server's message: the present model, or one that is some turns old."""
+
+    @tff.tensorflow.computation(server_type)
+    def publish(server):
+        parameters = server.parameters
+        if max_staleness > 0:
+            versions = tf.concat([parameters[tf.newaxis], server.history], axis=0)
+            age = tf.random.stateless_uniform(
+                [],
+                derive(root, Role.STALENESS, server.turn),
+                0,
+                tf.minimum(max_staleness, server.turn) + 1,
+                tf.int32,
+            )
+            parameters = versions[age]
+        return _Message(parameters, server.statistics, server.recency)
+
+    return publish
+
+
+def _build_turn(
+    network: Network,
+    sharing: SelectiveSharing,
+    training: LocalSgd,
+    transform: ClientTransform | None,
+) -> Callable:
+    """A participant's turn: algorithm 1 of Hitaj et al., lines 3 to 15."""
+
+    @tf.function
+    def take_turn(message, dataset, state):
+        seed = derive(state.seed, state.turn)
+        downloaded = select_download(
+            sharing,
+            state.parameters,
+            message.parameters,
+            message.recency,
+            derive(seed, Role.DOWNLOAD),
+        )
+        statistics = list(message.statistics)
+        data = _local_data(network, dataset)
+        private = state.private
+        if transform is not None:
+            private, data = client_transform.apply_to_rows(
+                transform, private, Download(downloaded, statistics), data, seed
+            )
+        trained = local_sgd(
+            training,
+            network,
+            downloaded,
+            statistics,
+            data,
+            state.steps,
+            derive(seed, Role.SHUFFLE),
+        )
+        upload = select_upload(
+            sharing, trained.parameters - downloaded, derive(seed, Role.UPLOAD)
+        )
+        examples = tf.shape(data.labels)[0]
+        counts = _Counts(
+            participants=tf.constant(1.0),
+            examples=examples,
+            loss_sum=trained.loss * tf.cast(examples, tf.float32),
+            uploaded=tf.reduce_mean(tf.cast(tf.not_equal(upload, 0), tf.float32)),
+        )
+        state = ClientState(
+            participant=state.participant,
+            seed=state.seed,
+            parameters=trained.parameters,
+            turn=state.turn + 1,
+            steps=trained.steps,
+            private=private,
+        )
+        return _Turn(upload, state, counts)
+
+    return take_turn
+
+
+def _local_data(network: Network, dataset: tf.data.Dataset) -> LocalData:
+    """Reads a client's dataset, however it is batched, into tensors."""
+    shape = [None, *network.input_shape]
+    inputs = tf.TensorArray(
+        tf.float32, 1, dynamic_size=True, infer_shape=False, element_shape=shape
+    )
+    labels = tf.TensorArray(
+        tf.int32, 1, dynamic_size=True, infer_shape=False, element_shape=[None]
+    )
+    # An empty batch in front: a participant without data has no other.
+    inputs = inputs.write(0, tf.zeros([0, *network.input_shape]))
+    labels = labels.write(0, tf.zeros([0], tf.int32))
+    index = tf.constant(1)
+    # `iter`: a loop over the dataset itself becomes `reduce`, which is slower.
+    for batch_inputs, batch_labels in iter(dataset):
+        inputs = inputs.write(index, tf.cast(batch_inputs, tf.float32))
+        flat = tf.reshape(tf.cast(batch_labels, tf.int32), [-1])
+        labels = labels.write(index, flat)
+        index += 1
+    return LocalData(
+        tf.ensure_shape(inputs.concat(), shape),
+        tf.ensure_shape(labels.concat(), [None]),
+    )
+
+
+def _build_update(server_type, decay: float, max_staleness: int) -> Callable:
+    """The parameter server's update, with its count of recent uploads."""
+    parameters_type, aggregator_type = server_type.parameters, server_type.aggregator
+
+    @tff.tensorflow.computation(server_type, parameters_type, aggregator_type)
+    def update_server(server, total, aggregator):
+        history = server.history
+        if max_staleness > 0:
+            history = tf.concat([server.parameters[tf.newaxis], history[:-1]], axis=0)
+        changed = tf.cast(tf.not_equal(total, 0), tf.float32)
+        return ServerState(
+            parameters=server.parameters + total,
+            statistics=server.statistics,
+            recency=decay * server.recency + changed,
+            history=history,
+            turn=server.turn + 1,
+            aggregator=aggregator,
+        )
+
+    return update_server
+
+
+_COUNTS_SPEC = _Counts(
+    participants=tf.TensorSpec([]),
+    examples=tf.TensorSpec([], tf.int32),
+    loss_sum=tf.TensorSpec([]),
+    uploaded=tf.TensorSpec([]),
+)
+
+
+@tff.tensorflow.computation(tff.types.tensorflow_to_type(_COUNTS_SPEC))
+def _metrics(counts):
+    examples = tf.maximum(tf.cast(counts.examples, tf.float32), 1.0)
+    return collections.OrderedDict(
+        examples=counts.examples,
+        loss=counts.loss_sum / examples,
+        uploaded=counts.uploaded / tf.maximum(counts.participants, 1.0),
+    )
+
+
+def _check(network: Network, max_staleness: int, recency_decay: float) -> None:
+    if network.updates_statistics:
+        raise InputError(
+            f"network {network.name} keeps running statistics: expected one without, "
+            "since DSSGD shares parameters only; leave out batch normalisation"
+        )
+    if max_staleness < 0:
+        raise InputError(
+            f"max_staleness is {max_staleness}: expected 0 (none) or more turns"
+        )
+    if not 0 < recency_decay <= 1:
+        raise InputError(f"recency_decay is {recency_decay}: expected it in (0, 1]")

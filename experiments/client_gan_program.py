@@ -1,0 +1,498 @@
+"""The client GAN experiment: federations side by side, then their evaluation.
+
+Hitaj et al., CCS 2017. The arms of a run differ in one thing each:
+
+- attack: adversaries as configured;
+- control: the same adversaries, budget and seed, but nobody holds a target;
+- passive: the adversaries train their generators but inject nothing (section 9.3).
+"""
+
+import dataclasses
+import enum
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from computations import dssgd
+from experiments.dssgd_arm import ArmState, DssgdArm, build_accuracy
+from experiments.federation import Federation
+from tff_leak.attacks import client_gan
+from tff_leak.attacks.client_transform import only_row
+from tff_leak.data.sources import Examples, Source
+from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.errors import InputError
+from tff_leak.metrics.judge import Judge, train_judge
+from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
+from tff_leak.models import classifiers, generators
+from tff_leak.models.network import Network, visible_window
+from tff_leak.models.training import LocalSgd
+from tff_leak.runtime import program, seeding, snapshots
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.reconstructions import write_reconstructions
+from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
+from tff_leak.runtime.seeding import Role
+
+SNAPSHOT_SAMPLES = 40
+FINAL_SAMPLES = 200
+
+
+class Arm(enum.Enum):
+    """The federations of a run; see the module's docstring."""
+
+    ATTACK = "attack"
+    CONTROL = "control"
+    PASSIVE = "passive"
+
+
+class GeneratorOptimizer(enum.Enum):
+    """Optimisers for the adversary's generator."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+    RMSPROP = "rmsprop"
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorSettings:
+    """The adversary's generator and its optimiser.
+
+    Attributes:
+      optimizer: the paper's is SGD (section 8.4).
+      learning_rate: 0.02 in the paper.
+      momentum: Adam's first, DCGAN's 0.5; others ignore it.
+      base_filters: of the generator (not in the text).
+    """
+
+    optimizer: GeneratorOptimizer = GeneratorOptimizer.SGD
+    learning_rate: float = 0.02
+    momentum: float = 0.5
+    base_filters: int = 32
+
+    def __post_init__(self):
+        for name in ("learning_rate", "base_filters"):
+            if not getattr(self, name) > 0:
+                raise InputError(
+                    f"generator {name} is {getattr(self, name)}: expected a positive "
+                    "number; correct --generator"
+                )
+
+    def build_optimizer(self) -> tff.learning.optimizers.Optimizer:
+        """Returns TFF's optimiser of these settings."""
+        optimizers = tff.learning.optimizers
+        if self.optimizer is GeneratorOptimizer.ADAM:
+            return optimizers.build_adam(self.learning_rate, beta_1=self.momentum)
+        if self.optimizer is GeneratorOptimizer.RMSPROP:
+            return optimizers.build_rmsprop(self.learning_rate)
+        return optimizers.build_sgdm(self.learning_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Who trains when (`dssgd.build_dssgd`, `dssgd.turn_order`).
+
+    Attributes:
+      order: of the turns in a round.
+      max_staleness: for asynchronous training; 0 otherwise.
+      recency_decay: of the server's counts of uploads.
+    """
+
+    order: dssgd.TurnOrder = dssgd.TurnOrder.FIXED
+    max_staleness: int = 0
+    recency_decay: float = 0.9
+
+    def __post_init__(self):
+        asynchronous = self.order is dssgd.TurnOrder.ASYNCHRONOUS
+        if asynchronous != (self.max_staleness > 0):
+            raise InputError(
+                f"max_staleness is {self.max_staleness} with order "
+                f"{self.order.value}: expected it above 0 for asynchronous training "
+                "and 0 otherwise; correct --protocol"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes, but for the data.
+
+    Attributes:
+      rounds: in each, every participant has a turn.
+      seed: of everything random.
+      arms: the federations to run; `attack` is among them.
+      sharing: what participants agreed to share.
+      training: their local training.
+      protocol: who trains when.
+      attack: fields of `client_gan.ClientGan` that differ from its defaults.
+      generator: the adversary's generator.
+      snapshot_every: rounds between two looks at the generators.
+    """
+
+    rounds: int
+    seed: int
+    arms: Sequence[Arm]
+    sharing: SelectiveSharing
+    training: LocalSgd
+    protocol: Protocol
+    attack: Mapping[str, Any]
+    generator: GeneratorSettings
+    snapshot_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a run.
+
+    Attributes:
+      source: where it comes from.
+      federation: who holds what.
+      judge: the judge's part.
+      reference: real images that nobody holds; the shared model is tested on `test`.
+      test: see `reference`.
+    """
+
+    source: Source
+    federation: Federation
+    judge: Examples
+    reference: Examples
+    test: Examples
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """A run made ready: its arms, and what is needed to look at their states."""
+
+    settings: Settings
+    data: Data
+    network: Network
+    attacks: Mapping[Arm, client_gan.ClientGan]
+    arms: Mapping[Arm, DssgdArm]
+
+
+def papers_networks(
+    image_shape: tuple[int, int, int], num_classes: int, base_filters: int
+) -> tuple[Network, Network]:
+    """Returns Hitaj et al.'s classifier and generator for pictures of this size.
+
+    The classifier has one output more than classes, for the fakes.
+
+    Raises:
+      InputError: if the pictures are neither 32x32 nor 64x64.
+    """
+    height, width, channels = image_shape
+    if (height, width) == (32, 32):
+        classifier = classifiers.hitaj_mnist(num_classes + 1, channels)
+        return classifier, generators.hitaj_mnist(base_filters, channels)
+    if (height, width) == (64, 64):
+        classifier = classifiers.hitaj_att(num_classes + 1, channels)
+        return classifier, generators.hitaj_att(base_filters, channels)
+    raise InputError(
+        f"pictures are {height}x{width}: expected 32x32 or 64x64, the sizes of the "
+        "paper's networks; resize the data set"
+    )
+
+
+def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the adversary's settings with their defaults, for `config.json`."""
+    fixed = ("generator", "optimizer", "fake_class")
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(client_gan.ClientGan)
+        if field.name not in fixed
+    }
+    return {**defaults, **attack}
+
+
+def build_experiment(settings: Settings, data: Data) -> Experiment:
+    """Builds the arms of a run.
+
+    Raises:
+      InputError: if settings contradict each other or the data.
+    """
+    _check_start(settings, data.federation)
+    network, generator = papers_networks(
+        data.source.image_shape,
+        data.source.num_classes,
+        settings.generator.base_filters,
+    )
+    accuracy = build_accuracy(network, data.test)
+    attacks, arms, processes = {}, {}, {}
+    for arm in settings.arms:
+        attack = client_gan.ClientGan(
+            generator=generator,
+            optimizer=settings.generator.build_optimizer(),
+            fake_class=data.source.num_classes,
+            **settings.attack,
+        )
+        if arm is Arm.PASSIVE:
+            attack = dataclasses.replace(attack, influence=False)
+        transform = client_gan.build_client_gan(attack, network)
+        # Attack and control are one process: it is traced and compiled once.
+        if attack.influence not in processes:
+            processes[attack.influence] = dssgd.build_dssgd(
+                network,
+                sharing=settings.sharing,
+                training=settings.training,
+                transform=transform,
+                max_staleness=settings.protocol.max_staleness,
+                recency_decay=settings.protocol.recency_decay,
+                seed=settings.seed,
+            )
+        federation = data.federation
+        if arm is Arm.CONTROL:
+            federation = federation.without_targets()
+        attacks[arm] = attack
+        arms[arm] = DssgdArm(
+            process=processes[attack.influence],
+            network=network,
+            data=federation.data,
+            order=settings.protocol.order,
+            seed=settings.seed,
+            accuracy=accuracy,
+            transform=transform,
+            private=_initial_attacks(attack, data.federation, settings.seed),
+        )
+    return Experiment(settings, data, network, attacks, arms)
+
+
+async def run(
+    experiment: Experiment, directory: RunDirectory, progress: Progress
+) -> Mapping[Arm, ArmState]:
+    """Runs all arms to the last round, or goes on where an earlier run ended.
+
+    Returns:
+      The final states by arm.
+    """
+    settings = experiment.settings
+
+    def look(round_num, states, metrics):
+        del metrics
+        last = round_num == settings.rounds
+        if round_num % settings.snapshot_every and not last:
+            return None
+        return {
+            f"{name}_{target}": images
+            for name, state in states.items()
+            for target, images in draw(
+                experiment, Arm(name), state, SNAPSHOT_SAMPLES, round_num
+            ).items()
+        }
+
+    states = await program.run(
+        {arm.value: built for arm, built in experiment.arms.items()},
+        rounds=settings.rounds,
+        directory=directory,
+        progress=progress,
+        on_round=look,
+    )
+    return {Arm(name): state for name, state in states.items()}
+
+
+def draw(
+    experiment: Experiment, arm: Arm, state: ArmState, count: int, round_num: int
+) -> dict[int, np.ndarray]:
+    """Draws pictures from the adversaries' generators.
+
+    Returns:
+      By target, float32 `[count, H, W, C]` in [-1, 1]; adversaries that share a target
+      share the count.
+    """
+    federation = experiment.data.federation
+    drawn: dict[int, list[np.ndarray]] = {}
+    for number, target in zip(federation.adversaries, federation.targets, strict=True):
+        private = only_row(state.clients[number].private)
+        seed = seeding.derive(
+            seeding.root(experiment.settings.seed), Role.SAMPLES, number, round_num
+        )
+        share = -(-count // list(federation.targets).count(target))
+        images = client_gan.sample(
+            experiment.attacks[arm], private.generator, share, seed
+        )
+        drawn.setdefault(target, []).append(images.numpy())
+    return {target: np.concatenate(parts)[:count] for target, parts in drawn.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a finished run shows.
+
+    Attributes:
+      summary: the figures, as in `summary.json`.
+      window: leading rows and columns that the model can see.
+      drawn: final samples by arm and target, `[FINAL_SAMPLES, H, W, C]`.
+      curves: by arm: rounds, and for each of them the pooled judge share and SSIM.
+    """
+
+    summary: Mapping[str, Any]
+    window: tuple[int, int]
+    drawn: Mapping[Arm, Mapping[int, np.ndarray]]
+    curves: Mapping[Arm, Mapping[str, Sequence[float]]]
+
+
+def evaluate(
+    experiment: Experiment,
+    states: Mapping[Arm, ArmState],
+    directory: RunDirectory,
+    started: float,
+) -> Evaluation:
+    """Scores the final samples and writes `reconstructions.npz` and `summary.json`.
+
+    Args:
+      experiment: the run.
+      states: final states by arm.
+      directory: the run directory.
+      started: `time.monotonic()` at the start of this process's part of the run.
+    """
+    settings, data = experiment.settings, experiment.data
+    judge_seed = int(seeding.generator(settings.seed, Role.JUDGE).integers(2**31))
+    window = visible_window(experiment.network, seeding.root(settings.seed))
+    judge = train_judge(
+        data.judge,
+        num_classes=data.source.num_classes,
+        image_shape=data.source.image_shape,
+        seed=judge_seed,
+        mean_pixels_visible=window,
+    )
+    drawn = {
+        arm: draw(experiment, arm, state, FINAL_SAMPLES, settings.rounds + 1)
+        for arm, state in states.items()
+    }
+    _write_reconstructions(data.federation, drawn[Arm.ATTACK], settings, directory)
+    scores = _score(data, drawn, judge, window, settings.seed)
+    accuracy = {
+        arm.value: experiment.arms[arm].accuracy(state.server)
+        for arm, state in states.items()
+    }
+    summary = {
+        "experiment": "client_gan",
+        "dataset": data.source.name,
+        "synthetic": data.source.synthetic,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "task_accuracy": accuracy,
+        "judge_accuracy": judge.accuracy(data.reference),
+        "visible_window": list(window),
+        "seconds": round(time.monotonic() - started, 1),
+        **scores,
+    }
+    atomic_write_json(directory.summary, summary)
+    return Evaluation(
+        summary, window, drawn, _curves(data, directory, judge, window, settings.seed)
+    )
+
+
+def _score(
+    data: Data,
+    drawn: Mapping[Arm, Mapping[int, np.ndarray]],
+    judge: Judge,
+    window: tuple[int, int],
+    seed: int,
+) -> dict[str, Any]:
+    inputs = [
+        _target_inputs(data, target, {arm: kept[target] for arm, kept in drawn.items()})
+        for target in drawn[Arm.ATTACK]
+    ]
+    foreground = data.source.foreground
+    return evaluate_targets(
+        inputs, judge, foreground=foreground, window=window, seed=seed
+    )
+
+
+def _target_inputs(
+    data: Data, target: int, drawn: Mapping[Arm, np.ndarray]
+) -> TargetInputs:
+    federation = data.federation
+    victim = federation.data[federation.victim(target)]
+    attack = drawn[Arm.ATTACK]
+    extra: Collection[Arm] = set(drawn) - {Arm.ATTACK, Arm.CONTROL}
+    return TargetInputs(
+        target=target,
+        attack=attack,
+        control=drawn.get(Arm.CONTROL, attack[:0]),
+        private=victim.of_class(target).images,
+        others=federation.others_images(target),
+        heldout=data.reference,
+        extra_controls={arm.value: drawn[arm] for arm in extra},
+    )
+
+
+def _curves(
+    data: Data,
+    directory: RunDirectory,
+    judge: Judge,
+    window: tuple[int, int],
+    seed: int,
+) -> dict[Arm, dict[str, list[float]]]:
+    """Judge share and SSIM of the snapshots, pooled over targets."""
+    curves: dict[Arm, dict[str, list[float]]] = {}
+    for round_num, arrays in snapshots.load_snapshots(directory).items():
+        drawn: dict[Arm, dict[int, np.ndarray]] = {}
+        for name, images in arrays.items():
+            arm, _, target = name.rpartition("_")
+            drawn.setdefault(Arm(arm), {})[int(target)] = images
+        pooled = _score(data, drawn, judge, window, seed)["pooled"]
+        sets = {"attack": pooled["attack"], "control": pooled["control"]}
+        for name, figures in {**sets, **pooled["extra_controls"]}.items():
+            if figures is not None:
+                curve = curves.setdefault(
+                    Arm(name), {"round": [], "judge_share": [], "ssim": []}
+                )
+                curve["round"].append(round_num)
+                curve["judge_share"].append(figures["judge_share"])
+                curve["ssim"].append(figures["ssim"])
+    return curves
+
+
+def _write_reconstructions(
+    federation: Federation,
+    drawn: Mapping[int, np.ndarray],
+    settings: Settings,
+    directory: RunDirectory,
+) -> None:
+    images = np.concatenate(list(drawn.values()))
+    counts = [len(part) for part in drawn.values()]
+    victims = [federation.victim(target) for target in drawn]
+    write_reconstructions(
+        directory.reconstructions,
+        images=images,
+        labels=np.repeat(list(drawn), counts).astype(np.int32),
+        clients=np.repeat(victims, counts).astype(np.int32),
+        round=settings.rounds,
+    )
+
+
+def _initial_attacks(
+    attack: client_gan.ClientGan, federation: Federation, seed: int
+) -> dict[int, client_gan.State]:
+    """Each adversary's initial state, from its own random stream."""
+    root = tf.constant(seeding.root(seed))
+    return {
+        number: client_gan.initial_state(
+            attack,
+            target=target,
+            seed=seeding.derive(root, Role.PARTICIPANT, number),
+        )
+        for number, target in zip(
+            federation.adversaries, federation.targets, strict=True
+        )
+    }
+
+
+def _check_start(settings: Settings, federation: Federation) -> None:
+    if Arm.ATTACK not in settings.arms:
+        names = ",".join(arm.value for arm in settings.arms)
+        raise InputError(f"--arms is {names!r}: expected attack among them; add it")
+    if not federation.adversaries:
+        raise InputError(
+            "--adversaries is empty: expected at least one participant that attacks; "
+            "for training without an attack use experiments.run_dssgd"
+        )
+    for number in federation.adversaries:
+        without_data = not len(federation.data[number])
+        if settings.attack.get("start_accuracy", 0) > 0 and without_data:
+            raise InputError(
+                f"start_accuracy is {settings.attack['start_accuracy']} but adversary "
+                f"{number} has no data to measure it on: expected 0; correct --attack"
+            )

@@ -1,0 +1,273 @@
+"""The report of a client GAN run: pictures first, then figures, then everything."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.client_gan_program import Arm, Data, Evaluation, Experiment
+from tff_leak.metrics.similarity import similarity
+from tff_leak.report import figures, html
+from tff_leak.runtime import snapshots
+from tff_leak.runtime.run_directory import RunDirectory
+
+_ARM_TEXTS = {
+    Arm.ATTACK: (
+        "Reconstructed",
+        "Each lower picture was drawn by the adversary's generator; above it stands "
+        "the victim's image that is nearest to it in L1. The adversary never saw any "
+        "of the upper ones. Samples are not selected: they are the first that the "
+        "generator drew.",
+    ),
+    Arm.CONTROL: (
+        "Control: nobody holds the target",
+        "The same adversary, budget and seed, in a federation from which the target "
+        "class was removed. Whatever resembles the target here does not come from the "
+        "victim. Above each stands the nearest of the images that the victim would "
+        "have held.",
+    ),
+    Arm.PASSIVE: (
+        "Passive adversary",
+        "The same adversary without influence: it trains its generator on the shared "
+        "model but injects no fakes.",
+    ),
+}
+
+
+def write_report(
+    experiment: Experiment,
+    evaluation: Evaluation,
+    directory: RunDirectory,
+) -> str:
+    """Writes figures and `report.html`; returns the verdict's first sentence."""
+    data, pooled = experiment.data, evaluation.summary["pooled"]
+    nouns = _nouns(data)
+    text, kind = html.verdict(pooled, nouns=nouns)
+    sections = [_pictures(data, evaluation, arm, directory) for arm in evaluation.drawn]
+    sections.append(_over_rounds(experiment, evaluation, directory))
+    sections.append(_figures_section(evaluation, nouns[0]))
+    synthetic = " (synthetic pictures)" if data.source.synthetic else ""
+    report = html.Report(
+        title=f"Client GAN attack on {data.source.name}{synthetic}",
+        verdict=text,
+        verdict_good=kind,
+        facts=_facts(evaluation),
+        sections=sections,
+        configuration=directory.config,
+        scores=html.scores(pooled),
+    )
+    html.write(report, directory.report)
+    return text.split("\n\n")[0]
+
+
+def _nouns(data: Data) -> tuple[str, str]:
+    if data.source.name in ("digits", "mnist"):
+        return "digit", "digits"
+    if data.source.name in ("att_faces", "synthetic_faces"):
+        return "person", "persons"
+    return "class", "classes"
+
+
+def _pictures(
+    data: Data, evaluation: Evaluation, arm: Arm, directory: RunDirectory
+) -> html.Section:
+    title, text = _ARM_TEXTS[arm]
+    pictures = []
+    for target, images in evaluation.drawn[arm].items():
+        victim = data.federation.data[data.federation.victim(target)]
+        private = victim.of_class(target).images
+        shown = images[:12]
+        nearest = similarity(
+            shown,
+            private,
+            foreground=data.source.foreground,
+            window=evaluation.window,
+        ).nearest
+        drawn = figures.reconstruction_grid(
+            shown, private[nearest], columns=12, window=evaluation.window
+        )
+        figures.save(drawn, directory.figures / f"{arm.value}_{target}.png")
+        name = data.source.class_names[target]
+        caption = f"{title}, target {name}: nearest private image above each sample"
+        pictures.append((caption, figures.png(drawn)))
+    return html.Section(title, text, figures=pictures)
+
+
+def _over_rounds(
+    experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
+) -> html.Section:
+    pooled = evaluation.summary["pooled"]
+    rows = _metrics_rows(directory)
+    drawings = {
+        "judge_share": figures.curves(
+            _snapshot_series(evaluation, "judge_share"),
+            "share judged to be the target",
+            ylimits=(0, 1),
+        ),
+        "similarity": figures.curves(
+            _snapshot_series(evaluation, "ssim"),
+            "SSIM to the nearest private image",
+            levels={
+                "reference": pooled["reference"]["ssim"],
+                "floor": pooled["floor"]["value"],
+            },
+        ),
+        "task_accuracy": figures.curves(
+            _series(rows, "task_accuracy"), "task accuracy", ylimits=(0, 1)
+        ),
+        "attack_loss": figures.curves(
+            _series(rows, "attack_loss"), "generator's loss (nats)"
+        ),
+    }
+    drawings |= _strips(experiment, evaluation, directory)
+    pictures = []
+    for name, drawn in drawings.items():
+        figures.save(drawn, directory.figures / f"{name}.png")
+        pictures.append((name.replace("_", " "), figures.png(drawn)))
+    text = (
+        "In a round every participant has one turn. Judge share and similarity are "
+        "measured on snapshots of the generators; task accuracy is the shared model's "
+        "on held-out images."
+    )
+    return html.Section("Over the rounds", text, figures=pictures)
+
+
+def _strips(
+    experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
+) -> dict[str, Any]:
+    """For each target, samples of the attack at up to ten rounds."""
+    taken = snapshots.load_snapshots(directory)
+    rounds = list(taken)
+    chosen = [
+        rounds[i] for i in np.unique(np.linspace(0, len(rounds) - 1, 10, dtype=int))
+    ]
+    return {
+        f"progress_{target}": figures.progress_strip(
+            chosen,
+            np.stack([taken[r][f"{Arm.ATTACK.value}_{target}"][:3] for r in chosen]),
+            window=evaluation.window,
+        )
+        for target in dict.fromkeys(experiment.data.federation.targets)
+    }
+
+
+def _figures_section(evaluation: Evaluation, noun: str) -> html.Section:
+    header = [
+        "set",
+        "judge share",
+        "confidence",
+        "SSIM",
+        "L1",
+        "PSNR (dB)",
+        "SSIM to others",
+        "diversity",
+        "FID",
+        "KID",
+        "IS",
+    ]
+    keys = (
+        "judge_share",
+        "judge_confidence",
+        "ssim",
+        "l1",
+        "psnr",
+        "ssim_to_others",
+        "diversity",
+        "fid",
+        "kid",
+        "inception_score",
+    )
+
+    def rows(figures_of: Mapping[str, Any]) -> list[list[object]]:
+        sets = {
+            "attack": figures_of["attack"],
+            "control": figures_of["control"],
+            **figures_of["extra_controls"],
+            "reference": figures_of["reference"],
+        }
+        return [
+            [name, *(values[key] for key in keys)]
+            for name, values in sets.items()
+            if values is not None
+        ]
+
+    tables = [
+        (f"Target {noun} {one['target']}", header, rows(one))
+        for one in evaluation.summary["targets"]
+    ]
+    if len(tables) > 1:
+        tables.insert(0, ("All targets", header, rows(evaluation.summary["pooled"])))
+    tables.append(_floor_table(evaluation.summary["pooled"]))
+    text = (
+        "Reference: real held-out images, scored as if they were reconstructions. "
+        "Distances to the victim's images of the target; SSIM over the windows with "
+        "foreground; diversity is the mean pairwise L1; FID, KID and Inception Score "
+        "use the judge's features."
+    )
+    return html.Section("All figures", text, tables=tables)
+
+
+def _floor_table(pooled: Mapping[str, Any]) -> tuple:
+    names = {
+        "control": "control run",
+        "blank": "blank image",
+        "other_class_means": "mean of another class",
+        "other_class_images": "real images of another class",
+    }
+    rows = [[text, pooled["floor"][key]] for key, text in names.items()]
+    rows.append(
+        [
+            "mean of the target's class (not part of the floor)",
+            pooled["class_mean_similarity"],
+        ]
+    )
+    return (
+        "What reaches which similarity without the attack",
+        ["candidate", "SSIM"],
+        rows,
+    )
+
+
+def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
+    pooled, summary = evaluation.summary["pooled"], evaluation.summary
+    control = pooled["control"]
+    return [
+        ("recovered", pooled["recovered"]),
+        ("targets reached", f"{pooled['reached_count']} of {len(pooled['targets'])}"),
+        ("judge share", pooled["attack"]["judge_share"]),
+        ("judge share, control", control["judge_share"] if control else None),
+        ("class mean's SSIM", pooled["class_mean_similarity"]),
+        ("task accuracy", summary["task_accuracy"][Arm.ATTACK.value]),
+        ("judge's accuracy", summary["judge_accuracy"]),
+        ("rounds", summary["rounds"]),
+        ("seed", summary["seed"]),
+    ]
+
+
+def _snapshot_series(
+    evaluation: Evaluation, key: str
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    return {
+        arm.value: (curve["round"], curve[key])
+        for arm, curve in evaluation.curves.items()
+    }
+
+
+def _metrics_rows(directory: RunDirectory) -> list[dict[str, str]]:
+    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _series(
+    rows: Sequence[Mapping[str, str]], metric: str
+) -> dict[str, tuple[list[int], list[float]]]:
+    """One metric of all arms that have it, from `metrics.csv`."""
+    series = {}
+    for arm in Arm:
+        column = f"{arm.value}/{metric}"
+        if rows and column in rows[0]:
+            values = [float(row[column] or math.nan) for row in rows]
+            series[arm.value] = ([int(row["round"]) for row in rows], values)
+    return series

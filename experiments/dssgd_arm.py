@@ -1,0 +1,153 @@
+"""DSSGD as an arm of the program loop: a round in which everybody has a turn."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from computations import dssgd
+from tff_leak.attacks.client_transform import ClientTransform
+from tff_leak.data.sources import Examples
+from tff_leak.models.network import Network
+
+# More turns a round than this, and accuracy is measured at its end only.
+_MAX_MEASURED_TURNS = 8
+_BATCH = 1000
+
+
+class ArmState(NamedTuple):
+    """The parameter server's state and every participant's own."""
+
+    server: dssgd.ServerState
+    clients: list[dssgd.ClientState]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DssgdArm:
+    """One federation under training; see `tff_leak.runtime.program.Arm`.
+
+    Attributes:
+      process: from `dssgd.build_dssgd`.
+      network: its model.
+      data: each participant's data.
+      order: of the turns in a round.
+      seed: the run's.
+      accuracy: measures the shared model on data that nobody holds.
+      transform: the process's.
+      private: the adversaries' initial states, by participant.
+    """
+
+    process: Any
+    network: Network
+    data: Sequence[Examples]
+    order: dssgd.TurnOrder
+    seed: int
+    accuracy: Callable[[dssgd.ServerState], float]
+    transform: ClientTransform | None = None
+    private: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+
+    async def initialize(self) -> ArmState:
+        """The state before round 1."""
+        server = await self.process.initialize()
+        clients = [
+            dssgd.initial_client_state(
+                self.network,
+                server,
+                participant=number,
+                seed=self.seed,
+                transform=self.transform,
+                private=self.private.get(number),
+            )
+            for number in range(len(self.data))
+        ]
+        return ArmState(server, clients)
+
+    async def run_round(
+        self, state: ArmState, round_num: int
+    ) -> tuple[ArmState, dict[str, float]]:
+        """Gives every participant its turn.
+
+        Returns:
+          The state, and the metrics: `task_accuracy` at the end of the round and after
+          each turn (`task_accuracy_turn_1`, ...), `train_loss` (nats, mean over the
+          round's examples), `uploaded` (share of the parameters, mean over turns); of
+          adversaries the means of `attack_loss` (nats), `attack_share` (share of G's
+          last batch that D took for the target), `generator_steps` and `injected`.
+        """
+        server, clients = state.server, list(state.clients)
+        cohorts = dssgd.turn_order(
+            self.order,
+            participants=len(clients),
+            round_num=round_num,
+            seed=self.seed,
+        )
+        metrics: dict[str, float] = {}
+        turns = []
+        for number, cohort in enumerate(cohorts, start=1):
+            server, new_states, turn = await self.process.next(
+                server,
+                [local_dataset(self.data[participant]) for participant in cohort],
+                [clients[participant] for participant in cohort],
+            )
+            for participant, new_state in zip(cohort, new_states, strict=True):
+                clients[participant] = new_state
+            turns.append(turn)
+            if 1 < len(cohorts) <= _MAX_MEASURED_TURNS:
+                metrics[f"task_accuracy_turn_{number}"] = await asyncio.to_thread(
+                    self.accuracy, server
+                )
+        metrics["task_accuracy"] = await asyncio.to_thread(self.accuracy, server)
+        metrics |= _training_metrics(turns) | self._attack_metrics(clients)
+        return ArmState(server, clients), metrics
+
+    def _attack_metrics(self, clients: Sequence[dssgd.ClientState]) -> dict:
+        """What adversaries noted: read by the experimenter, never by the server."""
+        notes = [clients[number].private.last_turn for number in self.private]
+        if not notes:
+            return {}
+        return {
+            "attack_loss": float(np.mean([note.loss for note in notes])),
+            "attack_share": float(np.mean([note.target_share for note in notes])),
+            "generator_steps": float(np.mean([n.generator_steps for n in notes])),
+            "injected": float(np.mean([note.injected for note in notes])),
+        }
+
+
+def local_dataset(data: Examples) -> tf.data.Dataset:
+    """A participant's data as its TFF dataset, in one batch; empty without data."""
+    dataset = tf.data.Dataset.from_tensor_slices((data.images, data.labels))
+    return dataset.batch(max(len(data), 1))
+
+
+def build_accuracy(
+    network: Network, test: Examples
+) -> Callable[[dssgd.ServerState], float]:
+    """Returns a function that measures a shared model on `test`, in [0, 1]."""
+    images, labels = tf.constant(test.images), tf.constant(test.labels)
+
+    @tf.function
+    def hits(weights, start):
+        logits = network.outputs(weights, images[start : start + _BATCH])
+        answers = tf.argmax(logits, axis=1, output_type=tf.int32)
+        right = tf.equal(answers, labels[start : start + _BATCH])
+        return tf.reduce_sum(tf.cast(right, tf.int32))
+
+    def accuracy(server: dssgd.ServerState) -> float:
+        weights = dssgd.model_weights(network, server)
+        starts = range(0, len(test), _BATCH)
+        total = sum(int(hits(weights, tf.constant(start))) for start in starts)
+        return total / len(test)
+
+    return accuracy
+
+
+def _training_metrics(turns: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    examples = np.array([turn["examples"] for turn in turns], np.float64)
+    losses = np.array([turn["loss"] for turn in turns], np.float64)
+    return {
+        "train_loss": float((losses * examples).sum() / max(examples.sum(), 1.0)),
+        "uploaded": float(np.mean([turn["uploaded"] for turn in turns])),
+    }

@@ -1,0 +1,179 @@
+"""Who takes part in a federation, and with which data."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tff_leak.data import partition
+from tff_leak.data.sources import Examples, Source
+from tff_leak.errors import InputError
+
+EACH = "each"
+NONE = "none"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Federation:
+    """The participants of a run.
+
+    Attributes:
+      data: each participant's local data, by its number.
+      adversaries: numbers of the malicious ones.
+      targets: the class that each of these wants.
+    """
+
+    data: Sequence[Examples]
+    adversaries: Sequence[int]
+    targets: Sequence[int]
+
+    def victim(self, target: int) -> int:
+        """The first honest participant that holds the class."""
+        holders = [
+            number
+            for number, data in enumerate(self.data)
+            if number not in self.adversaries and (data.labels == target).any()
+        ]
+        return holders[0]
+
+    def others_images(self, target: int) -> np.ndarray:
+        """Images of the class that honest participants but the victim hold."""
+        victim = self.victim(target)
+        held = [
+            data.of_class(target).images
+            for number, data in enumerate(self.data)
+            if number not in (victim, *self.adversaries)
+        ]
+        shape = self.data[victim].images.shape[1:]
+        return np.concatenate([np.zeros((0, *shape), np.float32), *held])
+
+    def without_targets(self) -> "Federation":
+        """The control's federation: the same, but nobody holds a target."""
+        kept = [
+            data.take(np.flatnonzero(~np.isin(data.labels, self.targets)))
+            for data in self.data
+        ]
+        return dataclasses.replace(self, data=kept)
+
+
+def build_federation(
+    source: Source,
+    examples: Examples,
+    *,
+    participants: str,
+    adversaries: Sequence[int],
+    targets: Sequence[int],
+    seed: int,
+) -> Federation:
+    """Shares out data among participants.
+
+    Args:
+      source: names the classes.
+      examples: the participants' part of the source.
+      participants: separated by ";", each a list of classes such as "0-4" or "1,3,7",
+        "none" for one without data, or "each" for one participant a class. A class
+        that several name is shared out evenly among them.
+      adversaries: numbers of the malicious participants, from 0.
+      targets: as many classes, one for each adversary.
+      seed: of the partition.
+
+    Raises:
+      InputError: for a class list that cannot be read, a class or participant that
+        does not exist, a target that nobody or the adversary itself holds.
+    """
+    class_lists = _class_lists(participants, source.num_classes)
+    _check_adversaries(adversaries, targets, len(class_lists))
+    data = partition.by_class_lists(examples, class_lists, seed=seed)
+    for adversary, target in zip(adversaries, targets, strict=True):
+        _check_target(target, adversary, class_lists, adversaries)
+    return Federation(data, tuple(adversaries), tuple(targets))
+
+
+def _class_lists(text: str, num_classes: int) -> list[list[int]]:
+    lists: list[list[int]] = []
+    for part in (part.strip() for part in text.split(";")):
+        if part == EACH:
+            lists += [[label] for label in range(num_classes)]
+        elif part == NONE:
+            lists.append([])
+        else:
+            lists.append(_classes(part, num_classes))
+    if len(lists) < 2:
+        raise InputError(
+            f"--participants is {text!r}: expected at least two participants, "
+            'separated by ";"; for example 0-4;5-9'
+        )
+    return lists
+
+
+def _classes(text: str, num_classes: int) -> list[int]:
+    labels: list[int] = []
+    try:
+        for piece in text.split(","):
+            first, _, last = piece.partition("-")
+            labels += range(int(first), int(last or first) + 1)
+    except ValueError:
+        labels = []
+    if not labels or len(set(labels)) < len(labels):
+        raise InputError(
+            f"--participants has {text!r}: expected classes such as 0-4 or 1,3,7, each "
+            f'once, or "{EACH}" or "{NONE}"; correct the list'
+        )
+    if not all(0 <= label < num_classes for label in labels):
+        raise InputError(
+            f"--participants has {text!r}: expected classes from 0 to "
+            f"{num_classes - 1}, which is what the data set has; correct the list"
+        )
+    return labels
+
+
+def _check_adversaries(
+    adversaries: Sequence[int], targets: Sequence[int], count: int
+) -> None:
+    if len(set(adversaries)) < len(adversaries) or not all(
+        0 <= number < count for number in adversaries
+    ):
+        raise InputError(
+            f"--adversaries is {_listed(adversaries)}: expected different numbers from "
+            f"0 to {count - 1}, as --participants has {count}; correct one of them"
+        )
+    if len(targets) != len(adversaries):
+        raise InputError(
+            f"--targets is {_listed(targets)}: expected one class for each of the "
+            f"{len(adversaries)} adversaries ({_listed(adversaries)}); correct it"
+        )
+    if len(adversaries) == count:
+        raise InputError(
+            f"--adversaries is {_listed(adversaries)}: expected an honest participant "
+            "to be left; name fewer"
+        )
+
+
+def _check_target(
+    target: int,
+    adversary: int,
+    class_lists: Sequence[Sequence[int]],
+    adversaries: Sequence[int],
+) -> None:
+    if target in class_lists[adversary]:
+        raise InputError(
+            f"target {target} is a class of adversary {adversary} itself: expected one "
+            "that it does not hold; choose another with --targets"
+        )
+    held = sorted(
+        {
+            label
+            for number, labels in enumerate(class_lists)
+            if number not in adversaries
+            for label in labels
+        }
+    )
+    if target not in held:
+        raise InputError(
+            f"target {target} is a class that no honest participant holds: expected "
+            f"one of {_listed(held)}; choose another with --targets"
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(str(number) for number in numbers) or "empty"

@@ -1,0 +1,197 @@
+"""A malicious client's GAN attack on collaborative learning (Hitaj et al., CCS 2017).
+
+    python -m experiments.run_client_gan \
+        --flagfile=experiments/configs/digits.flags --output_dir=runs/demo
+
+Runs the attack and its control side by side, scores what the adversary drew, and
+writes a report. The same command goes on with a run that was interrupted.
+"""
+
+import asyncio
+import time
+
+from absl import flags
+
+from experiments import client_gan_program, client_gan_report
+from experiments.federation import build_federation
+from experiments.settings import parse, plain
+from tff_leak.attacks.client_gan import ClientGan
+from tff_leak.data import partition, sources
+from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.errors import InputError
+from tff_leak.models.training import LocalSgd
+from tff_leak.runtime import cli, native
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.run_directory import RunDirectory
+
+# The shared model is tested after every turn; more images would only cost time.
+_TEST_IMAGES = 2000
+
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Run directory: made, or gone on with."
+)
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    "digits",
+    "digits, mnist, att_faces, synthetic_faces, another data set of TFDS by its name, "
+    "or image_folder:PATH.",
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 100, "Rounds; in each every participant has a turn.", lower_bound=1
+)
+_PER_CLASS = flags.DEFINE_integer(
+    "per_class",
+    None,
+    "At most so many images of a class for all participants.",
+    lower_bound=1,
+)
+_PARTICIPANTS = flags.DEFINE_string(
+    "participants",
+    "0-4;5-9",
+    'Classes of each participant, separated by ";": lists such as 0-4 or 1,3, "none", '
+    'or "each" for one participant a class.',
+)
+_ADVERSARIES = flags.DEFINE_list(
+    "adversaries", ["1"], "Numbers of the malicious participants, from 0."
+)
+_TARGETS = flags.DEFINE_list("targets", ["3"], "Class that each adversary wants.")
+_ARMS = flags.DEFINE_list(
+    "arms", ["attack", "control"], "Federations to run: attack, control, passive."
+)
+_SHARING = flags.DEFINE_string(
+    "sharing", "", "Overrides of SelectiveSharing, e.g. upload_fraction=0.1."
+)
+_TRAINING = flags.DEFINE_string(
+    "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
+)
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", "", "Overrides of Protocol, e.g. order=random."
+)
+_ATTACK = flags.DEFINE_string(
+    "attack", "", "Overrides of ClientGan, e.g. generator_steps=20,replay_turns=2."
+)
+_GENERATOR = flags.DEFINE_string(
+    "generator", "", "Overrides of GeneratorSettings, e.g. optimizer=adam."
+)
+_SNAPSHOT_EVERY = flags.DEFINE_integer(
+    "snapshot_every", 10, "Rounds between two looks at the generators.", lower_bound=1
+)
+_THREADS = flags.DEFINE_integer(
+    "threads", None, "Threads of the worker; default: one a core.", lower_bound=1
+)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags, runs the experiment, writes and announces the report."""
+    del argv
+    started = time.monotonic()
+    if not _OUTPUT_DIR.value:
+        raise InputError(
+            "--output_dir is missing: expected a directory for the run; for example "
+            "--output_dir=runs/demo"
+        )
+    settings = _settings()
+    data = _data(settings.seed)
+    # What cannot be built must not leave a run directory behind.
+    experiment = client_gan_program.build_experiment(settings, data)
+    with RunDirectory.open(
+        _OUTPUT_DIR.value, _config(settings), volatile=["data_dir"]
+    ) as directory:
+        native.install(threads=_THREADS.value)
+        with Progress(settings.rounds, "client GAN") as progress:
+            states = asyncio.run(
+                client_gan_program.run(experiment, directory, progress)
+            )
+        evaluation = client_gan_program.evaluate(experiment, states, directory, started)
+        finding = client_gan_report.write_report(experiment, evaluation, directory)
+        print(finding)
+        print(f"Report: {directory.report}")
+
+
+def _settings() -> client_gan_program.Settings:
+    def build(cls, flag):
+        return cls(**parse(cls, flag.value, flag=flag.name))
+
+    fixed = ("generator", "optimizer", "fake_class")
+    return client_gan_program.Settings(
+        rounds=_ROUNDS.value,
+        seed=_SEED.value,
+        arms=_arms(),
+        sharing=build(SelectiveSharing, _SHARING),
+        training=build(LocalSgd, _TRAINING),
+        protocol=build(client_gan_program.Protocol, _PROTOCOL),
+        attack=parse(ClientGan, _ATTACK.value, flag=_ATTACK.name, given=fixed),
+        generator=build(client_gan_program.GeneratorSettings, _GENERATOR),
+        snapshot_every=_SNAPSHOT_EVERY.value,
+    )
+
+
+def _arms() -> list[client_gan_program.Arm]:
+    names = [arm.value for arm in client_gan_program.Arm]
+    for name in _ARMS.value:
+        if name not in names or _ARMS.value.count(name) > 1:
+            raise InputError(
+                f"--arms has {name!r}: expected some of {', '.join(names)}, each once; "
+                "correct the list"
+            )
+    return [client_gan_program.Arm(name) for name in _ARMS.value]
+
+
+def _data(seed: int) -> client_gan_program.Data:
+    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    pools = partition.split_pools(source, per_class=_PER_CLASS.value, seed=seed)
+    return client_gan_program.Data(
+        source=source,
+        federation=build_federation(
+            source,
+            pools.participants,
+            participants=_PARTICIPANTS.value,
+            adversaries=_integers(_ADVERSARIES),
+            targets=_integers(_TARGETS),
+            seed=seed,
+        ),
+        judge=pools.judge,
+        reference=pools.reference,
+        test=pools.reference.take(range(min(len(pools.reference), _TEST_IMAGES))),
+    )
+
+
+def _integers(flag: flags.FlagHolder) -> list[int]:
+    try:
+        return [int(text) for text in flag.value]
+    except ValueError:
+        raise InputError(
+            f"--{flag.name} is {','.join(flag.value)!r}: expected integers separated "
+            "by commas; correct the flag"
+        ) from None
+
+
+def _config(settings: client_gan_program.Settings) -> dict:
+    """Every flag, with settings spelled out: defaults are part of a run's identity."""
+    return {
+        "experiment": "client_gan",
+        "dataset": _DATASET.value,
+        "data_dir": _DATA_DIR.value,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "per_class": _PER_CLASS.value,
+        "participants": _PARTICIPANTS.value,
+        "adversaries": _integers(_ADVERSARIES),
+        "targets": _integers(_TARGETS),
+        "arms": [arm.value for arm in settings.arms],
+        "sharing": plain(settings.sharing),
+        "training": plain(settings.training),
+        "protocol": plain(settings.protocol),
+        "attack": client_gan_program.attack_config(settings.attack),
+        "generator": plain(settings.generator),
+        "snapshot_every": settings.snapshot_every,
+        "threads": _THREADS.value,
+    }
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

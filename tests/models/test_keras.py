@@ -1,0 +1,51 @@
+"""Keras models as networks."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tff_leak.errors import InputError
+from tff_leak.models.keras import from_keras
+
+SEED = tf.constant([0, 1])
+
+
+def _model(*extra):
+    return tf.keras.Sequential(
+        [
+            tf.keras.layers.Input((4, 4, 1)),
+            tf.keras.layers.Flatten(),
+            *extra,
+            tf.keras.layers.Dense(3),
+        ],
+        name="mine",
+    )
+
+
+def test_outputs_are_the_models():
+    model = _model(tf.keras.layers.Dense(5, activation="relu"))
+    network = from_keras(model)
+    inputs = tf.random.stateless_normal([6, 4, 4, 1], SEED)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        values = network.outputs(network.initialize(SEED), tf.constant(inputs.numpy()))
+        outputs = session.run(values)
+    np.testing.assert_allclose(outputs, model(inputs), atol=1e-6)
+    assert network.num_parameters == model.count_params()
+    assert (network.name, network.input_shape, network.output_shape) == (
+        "mine",
+        (4, 4, 1),
+        (3,),
+    )
+
+
+def test_batch_normalisation_is_refused_with_a_remedy():
+    with pytest.raises(InputError, match="use GroupNormalization"):
+        from_keras(_model(tf.keras.layers.BatchNormalization()))
+
+
+def test_several_outputs_are_refused():
+    inputs = tf.keras.Input((4,))
+    layer = tf.keras.layers.Dense(2)
+    model = tf.keras.Model(inputs, [layer(inputs), layer(inputs)])
+    with pytest.raises(InputError, match="1 inputs and 2 outputs"):
+        from_keras(model)

@@ -1,0 +1,116 @@
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tff_leak import errors
+from tff_leak.report import figures
+
+
+def decoded(drawn):
+    """RGBA [height, width, 4] of a figure, as a reader of the PNG sees it."""
+    picture = PIL.Image.open(io.BytesIO(figures.png(drawn)))
+    assert picture.format == "PNG"
+    return np.asarray(picture.convert("RGBA"))
+
+
+def share_of(pixels, colour):
+    """Share of the pixels that are opaque and of one RGB colour."""
+    wanted = np.array([*colour, 255])
+    return (np.abs(pixels.astype(int) - wanted).max(axis=-1) <= 1).mean()
+
+
+def test_grid_shows_private_above_and_reconstruction_below():
+    reconstructions = np.full((3, 8, 8, 1), 1.0)
+    private = np.full((3, 8, 8, 1), -1.0)
+    pixels = decoded(figures.reconstruction_grid(reconstructions, private))
+    middle = len(pixels) // 2
+    assert share_of(pixels[:middle], (0, 0, 0)) > 0.4
+    assert share_of(pixels[:middle], (255, 255, 255)) == 0
+    assert share_of(pixels[middle:], (255, 255, 255)) > 0.4
+    assert share_of(pixels[middle:], (0, 0, 0)) == 0
+
+
+def test_grid_keeps_colours_and_cuts_what_is_not_seen():
+    red = np.full((1, 8, 8, 3), -1.0)
+    red[..., 0] = 1
+    spoilt = red.copy()
+    spoilt[:, 6:] = 0.0  # Grey rows that the attacked classifier cannot see.
+    pixels = decoded(figures.reconstruction_grid(spoilt, spoilt, window=(6, 8)))
+    assert share_of(pixels, (255, 0, 0)) > 0.3
+    assert share_of(pixels, (127, 127, 127)) < 0.001
+    whole = decoded(figures.reconstruction_grid(spoilt, spoilt))
+    assert share_of(whole, (127, 127, 127)) > 0.05
+
+
+def test_grids_of_one_shape_have_one_size_and_show_the_first_columns():
+    images = np.zeros((12, 8, 8, 1))
+    eight = decoded(figures.reconstruction_grid(images, images))
+    named = figures.reconstruction_grid(images, images, row_names=("real", "control"))
+    assert decoded(named).shape == eight.shape
+    three = decoded(figures.reconstruction_grid(images, images, columns=3))
+    assert three.shape[1] < eight.shape[1]
+
+
+def test_progress_strip_has_a_column_a_round_and_a_row_a_sample():
+    rng = np.random.default_rng(0)
+    one = decoded(figures.progress_strip([1, 5], rng.uniform(-1, 1, (2, 8, 8, 1))))
+    three = decoded(figures.progress_strip([1, 5], rng.uniform(-1, 1, (2, 3, 8, 8, 1))))
+    assert three.shape[1] == one.shape[1]
+    assert three.shape[0] > 2 * one.shape[0]
+
+
+def test_curves_draw_series_and_levels_and_leave_gaps():
+    drawn = figures.curves(
+        {"attack": ([1, 2, 3, 4], [0.1, None, 0.5, 0.75]), "once": ([2], [0.3])},
+        "similarity",
+        levels={"floor": 0.25, "reference": None},
+        ylimits=(0, 1),
+    )
+    (axes,) = drawn.axes
+    attack, once, floor = axes.lines
+    np.testing.assert_array_equal(attack.get_ydata(), [0.1, np.nan, 0.5, 0.75])
+    assert once.get_marker() == "o"  # A line of one point could not be seen.
+    assert list(floor.get_ydata()) == [0.25, 0.25]
+    (legend,) = drawn.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["attack", "once", "floor 0.25"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("similarity", "round")
+    assert decoded(drawn).size > 0
+
+
+def test_background_is_transparent_and_png_is_repeatable():
+    def drawn():
+        return figures.curves({"a": ([1, 2], [0, 1])}, "loss")
+
+    assert decoded(drawn())[0, 0, 3] == 0
+    assert figures.png(drawn()) == figures.png(drawn())
+
+
+def test_save_is_atomic_and_leaves_nothing_beside(tmp_path, monkeypatch):
+    path = tmp_path / "figures" / "loss.png"
+    drawn = figures.curves({"a": ([1, 2], [0, 1])}, "loss")
+    figures.save(drawn, path)
+    assert path.read_bytes() == figures.png(drawn)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        figures.write_atomically(b"half", path)
+    assert path.read_bytes() == figures.png(drawn)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_bad_input():
+    images = np.zeros((2, 8, 8, 1))
+    with pytest.raises(errors.InputError, match="do not pair"):
+        figures.reconstruction_grid(images, images[:1])
+    with pytest.raises(errors.InputError, match="do not pair"):
+        figures.progress_strip([1], images)
+    with pytest.raises(errors.InputError, match="no curve"):
+        figures.curves({}, "loss")
+    with pytest.raises(errors.InputError, match="3 xs and 2 ys"):
+        figures.curves({"a": ([1, 2, 3], [1, 2])}, "loss")

@@ -1,0 +1,314 @@
+"""The GAN attack of a malicious client (Hitaj, Ateniese, Perez-Cruz, CCS 2017).
+
+Section 7 and algorithm 1, lines 5-12. On its turn the adversary takes the model it
+has just downloaded as discriminator D, trains a generator G towards the class that it
+wants to see, draws pictures from G, labels them with the class of the fakes, and
+trains and uploads like everybody else. The victim then has to tell its own pictures
+from the fakes, and so reveals more of them.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tff_leak.attacks.client_transform import ClientTransform, Download
+from tff_leak.errors import InputError
+from tff_leak.models.generators import uniform_latents
+from tff_leak.models.network import Network, Weights, unflatten
+from tff_leak.models.training import LocalData, cross_entropy
+from tff_leak.runtime.seeding import Role, derive
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientGan:
+    """The adversary's settings.
+
+    Attributes:
+      generator: latents `[n, 100]` to pictures `[n, H, W, C]` in [-1, 1].
+      optimizer: a `tff.learning.optimizers.Optimizer` for G.
+      fake_class: output of the model in which fakes are put.
+      generator_steps: G's steps in one turn, at most.
+      batch_size: fakes in one of these steps.
+      fakes_per_turn: pictures drawn for injection in one turn.
+      influence: whether they are injected (section 9.3: "no influence" is False).
+      start_accuracy: the attack starts at the first turn at which the downloaded
+        model classifies at least this share of the adversary's own data (section 7,
+        step 3); 0 starts at once.
+      stop_share: G rests for this turn once each of its last `stop_window` batches
+        was classified as the target to at least this share; None never rests (not in
+        the text).
+      stop_window: see `stop_share`.
+      replay_turns: fakes of this many turns before are injected again (not in the
+        text).
+    """
+
+    generator: Network
+    optimizer: Any
+    fake_class: int
+    generator_steps: int = 20
+    batch_size: int = 64
+    fakes_per_turn: int = 200
+    influence: bool = True
+    start_accuracy: float = 0.0
+    stop_share: float | None = None
+    stop_window: int = 15
+    replay_turns: int = 0
+
+    def __post_init__(self):
+        positive = ("generator_steps", "batch_size", "fakes_per_turn", "stop_window")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}: expected at least 1; without "
+                    "it there is no attack"
+                )
+        for name in ("start_accuracy", "stop_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}: expected a share in [0, 1]")
+        if self.replay_turns < 0:
+            raise InputError(
+                f"replay_turns is {self.replay_turns}: expected 0 (no replay) or more"
+            )
+
+
+class Turn(NamedTuple):
+    """What the adversary notes about its last turn, all scalars.
+
+    Attributes:
+      loss: G's mean cross-entropy to the target over its last step's batch, nats.
+      target_share: share of that batch that D takes for the target.
+      generator_steps: steps made.
+      injected: fakes added to the local data.
+      own_accuracy: of the downloaded model on the adversary's own data, 0 without;
+        measured only where a start accuracy asks for it, else 1.
+    """
+
+    loss: tf.Tensor
+    target_share: tf.Tensor
+    generator_steps: tf.Tensor
+    injected: tf.Tensor
+    own_accuracy: tf.Tensor
+
+
+class State(NamedTuple):
+    """What the adversary keeps between its turns; nobody else sees it.
+
+    Attributes:
+      target: int32, the class wanted.
+      started: bool, whether the start accuracy has been reached.
+      generator: G's weights.
+      optimizer: the state of G's optimiser.
+      replay: float32 `[replay_turns, fakes_per_turn, H, W, C]`, newest first.
+      replay_filled: int32, turns in `replay`.
+      last_turn: see `Turn`.
+    """
+
+    target: tf.Tensor
+    started: tf.Tensor
+    generator: Weights
+    optimizer: Any
+    replay: tf.Tensor
+    replay_filled: tf.Tensor
+    last_turn: Turn
+
+
+def initial_state(attack: ClientGan, *, target: int, seed: tf.Tensor) -> State:
+    """Returns an adversary's state before its first turn.
+
+    Args:
+      attack: the settings.
+      target: class in [0, outputs) that the adversary wants to see.
+      seed: int32 `[2]`, the adversary's own.
+    """
+    weights = attack.generator.initialize(derive(seed, Role.GENERATOR))
+    specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
+    shape = attack.generator.output_shape
+    return State(
+        target=tf.constant(target, tf.int32),
+        started=tf.constant(attack.start_accuracy == 0),
+        generator=weights,
+        optimizer=tf.nest.map_structure(
+            tf.convert_to_tensor, attack.optimizer.initialize(specs)
+        ),
+        replay=tf.zeros([attack.replay_turns, attack.fakes_per_turn, *shape]),
+        replay_filled=tf.constant(0, tf.int32),
+        last_turn=Turn(
+            loss=tf.constant(0.0),
+            target_share=tf.constant(0.0),
+            generator_steps=tf.constant(0, tf.int32),
+            injected=tf.constant(0, tf.int32),
+            own_accuracy=tf.constant(0.0),
+        ),
+    )
+
+
+def sample(
+    attack: ClientGan, weights: Weights, count: int, seed: tf.Tensor
+) -> tf.Tensor:
+    """Draws pictures from G: float32 `[count, H, W, C]` in [-1, 1].
+
+    With the batch's own statistics: running ones lag behind a generator that changes
+    every turn, and blur.
+    """
+    latents = uniform_latents(count, seed)
+    return attack.generator.apply(weights, latents, True)[0]
+
+
+def build_client_gan(attack: ClientGan, discriminator: Network) -> ClientTransform:
+    """Builds the adversary's turn.
+
+    Args:
+      attack: the settings.
+      discriminator: the shared model's network; its outputs include the target and
+        the class of the fakes.
+
+    Returns:
+      The transform. Its state is `State`.
+
+    Raises:
+      InputError: if the generator's pictures are not the model's inputs, or the model
+        has no output for the fakes.
+    """
+    _check(attack, discriminator)
+
+    def apply(state: State, download: Download, data: LocalData, seed: tf.Tensor):
+        # Line 6: a replica of the freshly updated local model is D.
+        shapes = discriminator.trainable_shapes
+        weights = Weights(
+            unflatten(download.parameters, shapes), list(download.statistics)
+        )
+        accuracy = tf.constant(1.0)
+        if attack.start_accuracy > 0:
+            accuracy = _accuracy(discriminator, weights, data)
+        started = state.started | (accuracy >= attack.start_accuracy)
+        state = state._replace(started=started, last_turn=_idle_turn(state, accuracy))
+
+        def attack_now():
+            trained = train_generator(attack, discriminator, weights, state, seed)
+            return _inject(attack, trained, data, derive(seed, Role.FAKES))
+
+        return tf.cond(started, attack_now, lambda: (state, data))
+
+    seed = tf.zeros([2], tf.int32)
+    spec = tf.nest.map_structure(
+        lambda t: tf.TensorSpec(t.shape, t.dtype),
+        initial_state(attack, target=0, seed=seed),
+    )
+    return ClientTransform(spec, apply)
+
+
+def train_generator(
+    attack: ClientGan,
+    discriminator: Network,
+    weights: Weights,
+    state: State,
+    seed: tf.Tensor,
+) -> State:
+    """Trains G towards the target on D as it stands (algorithm 1, lines 7-8).
+
+    Each step draws a batch of latents and descends on the cross-entropy between D's
+    answer and the target.
+
+    Args:
+      attack: the settings.
+      discriminator: D's network.
+      weights: D's weights; they are not changed.
+      state: the adversary's.
+      seed: int32 `[2]`, of this turn.
+
+    Returns:
+      The state with G, its optimiser and `last_turn` after the steps.
+    """
+    labels = tf.fill([attack.batch_size], state.target)
+
+    def step(index, streak, generator, optimizer, _loss, _share):
+        latents = uniform_latents(attack.batch_size, derive(seed, Role.LATENT, index))
+        with tf.GradientTape() as tape:
+            tape.watch(generator.trainable)
+            fakes, statistics = attack.generator.apply(generator, latents, True)
+            logits = discriminator.outputs(weights, fakes)
+            loss = cross_entropy(logits, labels)
+        gradients = tape.gradient(loss, generator.trainable)
+        optimizer, trainable = attack.optimizer.next(
+            optimizer, generator.trainable, gradients
+        )
+        hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
+        share = tf.reduce_mean(tf.cast(hits, tf.float32))
+        convinced = share >= (2.0 if attack.stop_share is None else attack.stop_share)
+        streak = tf.where(convinced, streak + 1, 0)
+        generator = Weights(list(trainable), list(statistics))
+        return index + 1, streak, generator, optimizer, loss, share
+
+    steps, _, generator, optimizer, loss, share = tf.while_loop(
+        lambda index, streak, *_: (
+            (index < attack.generator_steps) & (streak < attack.stop_window)
+        ),
+        step,
+        (
+            tf.constant(0),
+            tf.constant(0),
+            Weights(list(state.generator.trainable), list(state.generator.statistics)),
+            state.optimizer,
+            tf.constant(0.0),
+            tf.constant(0.0),
+        ),
+        maximum_iterations=attack.generator_steps,
+    )
+    turn = state.last_turn._replace(
+        loss=loss, target_share=share, generator_steps=steps
+    )
+    return state._replace(generator=generator, optimizer=optimizer, last_turn=turn)
+
+
+def _inject(
+    attack: ClientGan, state: State, data: LocalData, seed: tf.Tensor
+) -> tuple[State, LocalData]:
+    """Merges fakes with the adversary's data (algorithm 1, lines 9-11)."""
+    if not attack.influence:
+        return state, data
+    fresh = sample(attack, state.generator, attack.fakes_per_turn, seed)
+    pool = tf.concat([fresh[tf.newaxis], state.replay], axis=0)
+    filled = state.replay_filled + 1
+    fakes = tf.reshape(pool[:filled], [-1, *attack.generator.output_shape])
+    labels = tf.fill([tf.shape(fakes)[0]], attack.fake_class)
+    merged = LocalData(
+        tf.concat([data.inputs, fakes], axis=0),
+        tf.concat([data.labels, labels], axis=0),
+    )
+    state = state._replace(
+        replay=pool[: attack.replay_turns],
+        replay_filled=tf.minimum(filled, attack.replay_turns),
+        last_turn=state.last_turn._replace(injected=tf.shape(fakes)[0]),
+    )
+    return state, merged
+
+
+def _accuracy(network: Network, weights: Weights, data: LocalData) -> tf.Tensor:
+    """Share of `data` that the network classifies rightly; 0 without data."""
+    count = tf.shape(data.labels)[0]
+    answers = tf.argmax(network.outputs(weights, data.inputs), 1, tf.int32)
+    hits = tf.reduce_sum(tf.cast(tf.equal(answers, data.labels), tf.float32))
+    return hits / tf.cast(tf.maximum(count, 1), tf.float32)
+
+
+def _idle_turn(state: State, accuracy: tf.Tensor) -> Turn:
+    return tf.nest.map_structure(tf.zeros_like, state.last_turn)._replace(
+        own_accuracy=accuracy
+    )
+
+
+def _check(attack: ClientGan, discriminator: Network) -> None:
+    if attack.generator.output_shape != discriminator.input_shape:
+        raise InputError(
+            f"generator {attack.generator.name} draws {attack.generator.output_shape}: "
+            f"expected the input of {discriminator.name}, {discriminator.input_shape}; "
+            "choose a generator of that size"
+        )
+    (outputs,) = discriminator.output_shape
+    if not 0 <= attack.fake_class < outputs:
+        raise InputError(
+            f"fake class is {attack.fake_class}: expected one of the {outputs} outputs "
+            f"of {discriminator.name}; give the model one more output than classes"
+        )

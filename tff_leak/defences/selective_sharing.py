@@ -1,0 +1,131 @@
+"""Selective parameter sharing of Shokri and Shmatikov, as Hitaj et al. use it.
+
+Participants agree on an upload fraction theta_u, a download fraction theta_d, a
+threshold tau and a bound gamma (Hitaj et al., algorithm 1, "pre-training phase"
+3-6, and the criteria that item 8 cites). Both functions work on the flat vector of
+all `P` parameters.
+"""
+
+import dataclasses
+import enum
+import math
+
+import tensorflow as tf
+
+from tff_leak.errors import InputError
+
+
+class Criterion(enum.Enum):
+    """How the parameters to upload are chosen."""
+
+    LARGEST = "largest"  # the fraction with the largest magnitude
+    RANDOM = "random"  # a random fraction of all, from those above the threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectiveSharing:
+    """What participants agree on.
+
+    Attributes:
+      upload_fraction: theta_u in (0, 1], of all parameters.
+      download_fraction: theta_d in (0, 1], of all parameters.
+      criterion: how uploads are chosen.
+      threshold: tau >= 0; changes not above it in magnitude are never uploaded by
+        `RANDOM` (None: 0).
+      bound: gamma > 0; changes are clipped to [-gamma, gamma] before they are
+        chosen (None: not clipped).
+    """
+
+    upload_fraction: float = 1.0
+    download_fraction: float = 1.0
+    criterion: Criterion = Criterion.LARGEST
+    threshold: float | None = None
+    bound: float | None = None
+
+    def __post_init__(self):
+        for name in ("upload_fraction", "download_fraction"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise InputError(
+                    f"{name} is {value}: expected a fraction in (0, 1]; "
+                    "1 shares every parameter"
+                )
+        if self.threshold is not None and self.threshold < 0:
+            raise InputError(
+                f"threshold is {self.threshold}: expected tau >= 0; 0 keeps all"
+            )
+        if self.bound is not None and self.bound <= 0:
+            raise InputError(
+                f"bound is {self.bound}: expected gamma > 0; leave it out for none"
+            )
+
+
+def select_upload(
+    sharing: SelectiveSharing, update: tf.Tensor, seed: tf.Tensor
+) -> tf.Tensor:
+    """Returns what is uploaded of a participant's update.
+
+    Args:
+      sharing: the agreement.
+      update: newParameters - oldParameters, float32 `[P]` (algorithm 1, line 14).
+      seed: int32 `[2]`, for `RANDOM`.
+
+    Returns:
+      float32 `[P]`: the bounded update where it was chosen, zero elsewhere. At most
+      ceil(theta_u * P) entries are not zero.
+    """
+    if sharing.bound is not None:
+        update = tf.clip_by_value(update, -sharing.bound, sharing.bound)
+    magnitude = tf.abs(update)
+    if sharing.criterion is Criterion.RANDOM:
+        # Random order among those above the threshold, all others behind them.
+        above = tf.cast(magnitude > (sharing.threshold or 0.0), tf.float32)
+        score = above * tf.random.stateless_uniform(tf.shape(update), seed, 0.5, 1.0)
+    else:
+        score = magnitude
+    chosen = _top(score, sharing.upload_fraction) & (score > 0)
+    return tf.where(chosen, update, 0.0)
+
+
+def select_download(
+    sharing: SelectiveSharing,
+    local: tf.Tensor,
+    shared: tf.Tensor,
+    recency: tf.Tensor,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """Returns a participant's parameters after its download.
+
+    Shokri and Shmatikov's server counts uploads per parameter with a decay, and a
+    participant fetches the theta_d * P parameters with the largest count.
+
+    Args:
+      sharing: the agreement.
+      local: the participant's own parameters, float32 `[P]`.
+      shared: the parameter server's, float32 `[P]`.
+      recency: the server's decayed count of uploads, float32 `[P]`.
+      seed: int32 `[2]`; equal counts are put in random order.
+
+    Returns:
+      float32 `[P]`: `shared` where it was fetched, `local` elsewhere.
+    """
+    if sharing.download_fraction == 1:
+        return shared
+    order = tf.random.stateless_uniform(tf.shape(recency), seed)
+    # The random order decides ties only: counts differ by more than 1e-6, or are so
+    # old that their order no longer matters.
+    fetched = _top(recency + 1e-6 * order, sharing.download_fraction)
+    return tf.where(fetched, shared, local)
+
+
+def _top(score: tf.Tensor, fraction: float) -> tf.Tensor:
+    """A mask `[P]` of the ceil(fraction * P) largest scores, ties by position."""
+    size = score.shape[0]
+    if size is None:
+        raise ValueError("Expected a score of known length, found None.")
+    count = math.ceil(fraction * size)
+    if count == size:
+        return tf.ones([size], tf.bool)
+    _, indices = tf.math.top_k(score, count, sorted=False)
+    mask = tf.scatter_nd(indices[:, tf.newaxis], tf.ones([count], tf.int32), [size])
+    return mask > 0

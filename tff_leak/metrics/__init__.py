@@ -1,0 +1,1 @@
+"""What an attack recovered and what the task lost, each figure with its controls."""

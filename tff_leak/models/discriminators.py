@@ -1,0 +1,35 @@
+"""The multi-task discriminators of mGAN-AI, by name.
+
+Wang et al., section VI-A: discriminator and shared model have the same structure
+except for the output layer, whose entries are reality, the categories, and identity.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tff_leak.models import classifiers
+from tff_leak.models.network import Network
+
+
+class Heads(NamedTuple):
+    """Logits of the three tasks: `[n]`, `[n, categories]`, `[n]`."""
+
+    reality: tf.Tensor
+    category: tf.Tensor
+    identity: tf.Tensor
+
+
+def wang_mnist_multitask(num_categories: int = 10) -> Network:
+    """Table I with outputs (1, 10, 1): logits `[n, num_categories + 2]`."""
+    return classifiers.wang_mnist(num_categories + 2)
+
+
+def wang_att_multitask(num_categories: int = 40) -> Network:
+    """Table II with outputs (1, 40, 1): logits `[n, num_categories + 2]`."""
+    return classifiers.wang_att(num_categories + 2)
+
+
+def heads(outputs: tf.Tensor) -> Heads:
+    """Splits logits `[n, categories + 2]` into the three tasks'."""
+    return Heads(outputs[:, 0], outputs[:, 1:-1], outputs[:, -1])
