@@ -18,7 +18,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from computations import dssgd
-from experiments.dssgd_arm import ArmState, DssgdArm, build_accuracy
+from experiments.dssgd_arm import ArmState, DssgdArm, build_accuracy, local_dataset
 from experiments.federation import Federation
 from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import only_row
@@ -91,30 +91,6 @@ class GeneratorSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
-    """Who trains when (`dssgd.build_dssgd`, `dssgd.turn_order`).
-
-    Attributes:
-      order: of the turns in a round.
-      max_staleness: for asynchronous training; 0 otherwise.
-      recency_decay: of the server's counts of uploads.
-    """
-
-    order: dssgd.TurnOrder = dssgd.TurnOrder.FIXED
-    max_staleness: int = 0
-    recency_decay: float = 0.9
-
-    def __post_init__(self):
-        asynchronous = self.order is dssgd.TurnOrder.ASYNCHRONOUS
-        if asynchronous != (self.max_staleness > 0):
-            raise InputError(
-                f"max_staleness is {self.max_staleness} with order "
-                f"{self.order.value}: expected it above 0 for asynchronous training "
-                "and 0 otherwise; correct --protocol"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides what a run computes, but for the data.
 
@@ -124,7 +100,8 @@ class Settings:
       arms: the federations to run; `attack` is among them.
       sharing: what participants agreed to share.
       training: their local training.
-      protocol: who trains when.
+      order: of the turns in a round.
+      max_staleness: turns, above 0 for asynchronous training only.
       attack: fields of `client_gan.ClientGan` that differ from its defaults.
       generator: the adversary's generator.
       snapshot_every: rounds between two looks at the generators.
@@ -135,7 +112,8 @@ class Settings:
     arms: Sequence[Arm]
     sharing: SelectiveSharing
     training: LocalSgd
-    protocol: Protocol
+    order: dssgd.TurnOrder
+    max_staleness: int
     attack: Mapping[str, Any]
     generator: GeneratorSettings
     snapshot_every: int = 10
@@ -236,8 +214,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
                 sharing=settings.sharing,
                 training=settings.training,
                 transform=transform,
-                max_staleness=settings.protocol.max_staleness,
-                recency_decay=settings.protocol.recency_decay,
+                max_staleness=settings.max_staleness,
                 seed=settings.seed,
             )
         federation = data.federation
@@ -247,8 +224,8 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         arms[arm] = DssgdArm(
             process=processes[attack.influence],
             network=network,
-            data=federation.data,
-            order=settings.protocol.order,
+            datasets=[local_dataset(part) for part in federation.data],
+            order=settings.order,
             seed=settings.seed,
             accuracy=accuracy,
             transform=transform,

@@ -32,7 +32,7 @@ class DssgdArm:
     Attributes:
       process: from `dssgd.build_dssgd`.
       network: its model.
-      data: each participant's data.
+      datasets: each participant's data; see `local_dataset`.
       order: of the turns in a round.
       seed: the run's.
       accuracy: measures the shared model on data that nobody holds.
@@ -42,7 +42,7 @@ class DssgdArm:
 
     process: Any
     network: Network
-    data: Sequence[Examples]
+    datasets: Sequence[tf.data.Dataset]
     order: dssgd.TurnOrder
     seed: int
     accuracy: Callable[[dssgd.ServerState], float]
@@ -61,7 +61,7 @@ class DssgdArm:
                 transform=self.transform,
                 private=self.private.get(number),
             )
-            for number in range(len(self.data))
+            for number in range(len(self.datasets))
         ]
         return ArmState(server, clients)
 
@@ -89,7 +89,7 @@ class DssgdArm:
         for number, cohort in enumerate(cohorts, start=1):
             server, new_states, turn = await self.process.next(
                 server,
-                [local_dataset(self.data[participant]) for participant in cohort],
+                [self.datasets[participant] for participant in cohort],
                 [clients[participant] for participant in cohort],
             )
             for participant, new_state in zip(cohort, new_states, strict=True):

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from absl import flags
 
+from computations.dssgd import TurnOrder
 from tff_leak.data import partition
 from tff_leak.data.sources import Examples, Source
 from tff_leak.errors import InputError
@@ -87,6 +89,30 @@ def build_federation(
     for adversary, target in zip(adversaries, targets, strict=True):
         _check_target(target, adversary, class_lists, adversaries)
     return Federation(data, tuple(adversaries), tuple(targets))
+
+
+def integers(flag: flags.FlagHolder) -> list[int]:
+    """Reads a list flag as integers.
+
+    Raises:
+      InputError: if an entry is none.
+    """
+    try:
+        return [int(text) for text in flag.value]
+    except ValueError:
+        raise InputError(
+            f"--{flag.name} is {','.join(flag.value)!r}: expected integers separated "
+            "by commas; correct the flag"
+        ) from None
+
+
+def check_staleness(order: TurnOrder, max_staleness: int) -> None:
+    """Raises InputError unless staleness goes with asynchronous training."""
+    if (order is TurnOrder.ASYNCHRONOUS) != (max_staleness > 0):
+        raise InputError(
+            f"--max_staleness is {max_staleness} with --order={order.value}: expected "
+            "it above 0 for asynchronous and 0 for every other order; correct one"
+        )
 
 
 def _class_lists(text: str, num_classes: int) -> list[list[int]]:

@@ -12,8 +12,9 @@ import time
 
 from absl import flags
 
+from computations.dssgd import TurnOrder
 from experiments import client_gan_program, client_gan_report
-from experiments.federation import build_federation
+from experiments.federation import build_federation, check_staleness, integers
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.data import partition, sources
@@ -68,8 +69,14 @@ _SHARING = flags.DEFINE_string(
 _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
 )
-_PROTOCOL = flags.DEFINE_string(
-    "protocol", "", "Overrides of Protocol, e.g. order=random."
+_ORDER = flags.DEFINE_enum_class(
+    "order", TurnOrder.FIXED, TurnOrder, "Of the turns in a round."
+)
+_MAX_STALENESS = flags.DEFINE_integer(
+    "max_staleness",
+    0,
+    "Turns that a downloaded model may be old; for --order=asynchronous only.",
+    lower_bound=0,
 )
 _ATTACK = flags.DEFINE_string(
     "attack", "", "Overrides of ClientGan, e.g. generator_steps=20,replay_turns=2."
@@ -116,6 +123,7 @@ def _settings() -> client_gan_program.Settings:
     def build(cls, flag):
         return cls(**parse(cls, flag.value, flag=flag.name))
 
+    check_staleness(_ORDER.value, _MAX_STALENESS.value)
     fixed = ("generator", "optimizer", "fake_class")
     return client_gan_program.Settings(
         rounds=_ROUNDS.value,
@@ -123,7 +131,8 @@ def _settings() -> client_gan_program.Settings:
         arms=_arms(),
         sharing=build(SelectiveSharing, _SHARING),
         training=build(LocalSgd, _TRAINING),
-        protocol=build(client_gan_program.Protocol, _PROTOCOL),
+        order=_ORDER.value,
+        max_staleness=_MAX_STALENESS.value,
         attack=parse(ClientGan, _ATTACK.value, flag=_ATTACK.name, given=fixed),
         generator=build(client_gan_program.GeneratorSettings, _GENERATOR),
         snapshot_every=_SNAPSHOT_EVERY.value,
@@ -150,24 +159,14 @@ def _data(seed: int) -> client_gan_program.Data:
             source,
             pools.participants,
             participants=_PARTICIPANTS.value,
-            adversaries=_integers(_ADVERSARIES),
-            targets=_integers(_TARGETS),
+            adversaries=integers(_ADVERSARIES),
+            targets=integers(_TARGETS),
             seed=seed,
         ),
         judge=pools.judge,
         reference=pools.reference,
         test=pools.reference.take(range(min(len(pools.reference), _TEST_IMAGES))),
     )
-
-
-def _integers(flag: flags.FlagHolder) -> list[int]:
-    try:
-        return [int(text) for text in flag.value]
-    except ValueError:
-        raise InputError(
-            f"--{flag.name} is {','.join(flag.value)!r}: expected integers separated "
-            "by commas; correct the flag"
-        ) from None
 
 
 def _config(settings: client_gan_program.Settings) -> dict:
@@ -180,12 +179,13 @@ def _config(settings: client_gan_program.Settings) -> dict:
         "rounds": settings.rounds,
         "per_class": _PER_CLASS.value,
         "participants": _PARTICIPANTS.value,
-        "adversaries": _integers(_ADVERSARIES),
-        "targets": _integers(_TARGETS),
+        "adversaries": integers(_ADVERSARIES),
+        "targets": integers(_TARGETS),
         "arms": [arm.value for arm in settings.arms],
         "sharing": plain(settings.sharing),
         "training": plain(settings.training),
-        "protocol": plain(settings.protocol),
+        "order": settings.order.value,
+        "max_staleness": settings.max_staleness,
         "attack": client_gan_program.attack_config(settings.attack),
         "generator": plain(settings.generator),
         "snapshot_every": settings.snapshot_every,

@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+import tff_leak  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
+
 
 @pytest.fixture(scope="session")
 def tfds_data_dir() -> pathlib.Path:
@@ -16,3 +18,16 @@ def tfds_data_dir() -> pathlib.Path:
     if not (path / "mnist").is_dir():
         pytest.skip(f"TFDS_DATA_DIR={value} holds no prepared MNIST")
     return path
+
+
+@pytest.fixture(scope="module")
+def tff_worker():
+    """TFF computations run in a worker of the project's while a module is tested."""
+    import tensorflow_federated as tff
+
+    from tff_leak.runtime import native
+
+    with native.worker() as worker:
+        tff.framework.set_default_context(worker.sync_context())
+        yield worker
+        tff.test.set_no_default_context()

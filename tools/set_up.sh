@@ -59,7 +59,7 @@ sys.exit(machine != ("Linux", "x86_64", "glibc") or version < (2, 31))' ||
     fail "found $(uname -sm), expected Linux x86_64 with glibc 2.31 or newer: \
 TensorFlow Federated has no wheels for anything else; use such a machine or container."
 echo "set-up: making .venv with $("$python" --version) from requirements.lock" \
-    "(about 75 s, 3 GB)" >&2
+    "(1 to 2 minutes, 3 GB)" >&2
 rm -f .venv/.installed
 "$python" -m venv --clear .venv
 # `promise` has no wheel. It is built from its hash-locked source by the setuptools

@@ -312,7 +312,7 @@ import asyncio, collections, json, os, pathlib, signal, sys, time
 import tff_leak  # Before TensorFlow, so that its start-up is quiet.
 import numpy as np
 import tensorflow_federated as tff
-from tff_leak.runtime import program, state_archive
+from tff_leak.runtime import program, signals, state_archive
 from tff_leak.runtime.run_directory import RunDirectory
 
 class Arm:
@@ -325,7 +325,7 @@ class Arm:
 
     async def run_round(self, state, round_num):
         rng = np.random.default_rng([1, round_num, self.role])
-        await asyncio.sleep(rng.uniform(0, 0.02))
+        await asyncio.sleep(rng.uniform(0.01, 0.05))
         noise = rng.standard_normal((100, 10)).astype(np.float32)
         weights = state["weights"][0] * np.float32(0.9) + noise
         pool = [*state["pool"], noise[:2].astype(np.uint8)][-3:]
@@ -338,71 +338,115 @@ def on_round(round_num, states, metrics):
     if round_num % 3:
         return {name: state["weights"][0][:5] for name, state in states.items()}
 
-def run(path):
+def run(path, checkpoint_every):
     arms = {"attack": Arm(0), "control": Arm(1)}
-    with RunDirectory.open(path, {"rounds": 10}) as directory:
+    with RunDirectory.open(path, {"rounds": 24}) as directory:
         states = asyncio.run(program.run(
-            arms, rounds=10, directory=directory, checkpoint_every=2,
-            on_round=on_round))
+            arms, rounds=24, directory=directory, on_round=on_round,
+            checkpoint_every=checkpoint_every))
     pathlib.Path(path, "final").write_bytes(state_archive.pack(states).tobytes())
 
-def fork(path):
+def fork(path, checkpoint_every=2):
     child = os.fork()
     if child == 0:
+        status = 1
         try:
-            run(path)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+            with signals.ends_cleanly():
+                run(path, checkpoint_every)
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        except KeyboardInterrupt:
+            status = 130
+        finally:
+            os._exit(status)
     return child
 
-assert os.waitpid(fork("whole"), 0)[1] == 0
+def ended(child):
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+def wait_for(happened, child):
+    deadline = time.monotonic() + 30
+    while not happened() and not ended(child) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+def status_of(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def states(path):
+    found = pathlib.Path(path, "program_state").glob("round_*")
+    return {p.name for p in found if p.name.removeprefix("round_").isdigit()}
+
+def rows(path):
+    csv = pathlib.Path(path, "metrics.csv")
+    return csv.read_text().splitlines()[1:] if csv.exists() else []
+
+report = {"whole": status_of(fork("whole"))}
+
 rng = np.random.default_rng(7)
-kills = []
+report["kills"] = 0
 while True:
     child = fork("killed")
-    # Early kills wait for a further state, so that each start gets somewhere.
-    if len(kills) < 5:
-        states = lambda: {p.name for p in pathlib.Path("killed").glob("*/round_?*")
-                          if p.name.split("_")[-1].isdigit()}
-        before, deadline = states(), time.monotonic() + 30
-        while states() == before and time.monotonic() < deadline:
-            time.sleep(0.005)
-            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                break
+    # A kill waits for a further state, so that each start gets somewhere.
+    if report["kills"] < 4:
+        before = states("killed")
+        wait_for(lambda: states("killed") != before, child)
         time.sleep(rng.uniform(0, 0.15))
         os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status != -signal.SIGKILL:
+    report["killed"] = status_of(child)
+    if report["killed"] != -signal.SIGKILL:
         break
-    kills.append(sorted(p.name for p in pathlib.Path("killed/program_state").iterdir()))
-print(json.dumps({"status": status, "kills": kills}))
+    report["kills"] += 1
+
+for name in ("SIGTERM", "SIGINT"):
+    child = fork(name, checkpoint_every=100)
+    wait_for(lambda: len(rows(name)) >= 3, child)
+    os.kill(child, getattr(signal, name))
+    report[name] = status_of(child)
+    report[f"{name} states"] = sorted(states(name))
+    report[f"{name} last row"] = int(rows(name)[-1].split(",")[0])
+print(json.dumps(report))
 """
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory):
+    """The directory with the runs, and a report."""
+    path = tmp_path_factory.mktemp("killed_runs")
     done = subprocess.run(
         [sys.executable, "-c", _KILLED_RUNS],
-        cwd=tmp_path,
+        cwd=path,
         env=_ENVIRONMENT,
         stdout=subprocess.PIPE,
         timeout=120,
         check=True,
     )
-    report = json.loads(done.stdout)
-    assert report["status"] == 0
-    assert len(report["kills"]) >= 3
+    return path, json.loads(done.stdout)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(killed_runs):
+    path, report = killed_runs
+    assert (report["whole"], report["killed"]) == (0, 0)
+    assert report["kills"] >= 2
     names = ["final", "metrics.csv"] + [
-        f"program_state/snapshots/round_{i}.npz" for i in range(1, 11) if i % 3
+        f"program_state/snapshots/round_{i}.npz" for i in range(1, 25) if i % 3
     ]
     for name in names:
-        killed, whole = (tmp_path / run / name for run in ("killed", "whole"))
+        killed, whole = (path / run / name for run in ("killed", "whole"))
         assert killed.read_bytes() == whole.read_bytes(), name
     snapshots = [
-        sorted(p.name for p in (tmp_path / run).glob("program_state/snapshots/*"))
+        sorted(p.name for p in (path / run).glob("program_state/snapshots/*"))
         for run in ("killed", "whole")
     ]
     assert snapshots[0] == snapshots[1]
-    assert _events(tmp_path / "killed") == _events(tmp_path / "whole")
+    assert _events(path / "killed") == _events(path / "whole")
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_run_that_is_asked_to_end_saves_its_last_round(killed_runs, name, status):
+    _, report = killed_runs
+    assert report[name] == status
+    [state] = report[f"{name} states"]
+    # The signal may come between the row of a round and its end.
+    last = report[f"{name} last row"]
+    assert state in (f"round_{last}", f"round_{last - 1}")

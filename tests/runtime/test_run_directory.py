@@ -155,3 +155,9 @@ def test_tensorflow_is_not_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], env=_ENVIRONMENT, check=False)
     assert done.returncode == 0
+
+
+def test_a_number_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(InputError, match="rate is nan; expected finite"):
+        RunDirectory.open(tmp_path / "run", CONFIG | {"rate": float("nan")})
+    assert list(tmp_path.iterdir()) == []

@@ -197,15 +197,9 @@ def _score_target(
     def mean_ssim(images: np.ndarray) -> float:
         return float(to(images, inputs.private).ssim.mean())
 
-    sets = {
-        "attack": inputs.attack,
-        "control": inputs.control,
-        "reference": inputs.heldout.of_class(inputs.target).images,
-        **{f"extra:{name}": run for name, run in inputs.extra_controls.items()},
-    }
     others = _other_classes(inputs, rng)
     return _ScoredTarget(
-        sets={name: score_set(run) for name, run in sets.items() if len(run)},
+        sets={name: score_set(run) for name, run in _sets(inputs).items()},
         blank=mean_ssim(np.full((1, *fill.shape), -1.0)),
         other_class_means=max((mean_ssim(mean) for mean, _ in others), default=None),
         other_class_images=max(
@@ -227,6 +221,17 @@ def _check(inputs: TargetInputs) -> None:
                 f"There are 0 {name} of class {inputs.target}; expected at least 1; "
                 f"{remedy}."
             )
+
+
+def _sets(inputs: TargetInputs) -> dict[str, np.ndarray]:
+    """The sets of images to score, by name; an empty one is left out."""
+    sets = {
+        "attack": inputs.attack,
+        "control": inputs.control,
+        "reference": inputs.heldout.of_class(inputs.target).images,
+        **{f"extra:{name}": run for name, run in inputs.extra_controls.items()},
+    }
+    return {name: images for name, images in sets.items() if len(images)}
 
 
 def _other_classes(

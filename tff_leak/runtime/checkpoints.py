@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_leak.runtime import state_archive
@@ -52,7 +53,9 @@ class Checkpoints:
                     return round_num, state_archive.unpack(packed)
                 except state_archive.NeedsTemplateError:
                     pass
-            except Exception:
+            except (MemoryError, PermissionError, tf.errors.ResourceExhaustedError):
+                raise  # Nothing is wrong with the state.
+            except Exception:  # SavedModel raises many types for damaged files.
                 shutil.rmtree(self._root / f"{_PREFIX}{round_num}")
                 continue
             return round_num, state_archive.unpack(packed, await make_template())

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app, flags, logging
+# The library has no flags; this frame is for the programs that do.
+from absl import app, flags, logging  # noqa: TID251
 
 from tff_leak.errors import InputError
 from tff_leak.runtime import signals
@@ -62,9 +63,9 @@ def run_main(main: Callable[[list[str]], int | None]) -> NoReturn:
         with signals.ends_cleanly():
             app.run(main, flags_parser=_parse_flags)
     except InputError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")
         sys.exit(INTERRUPTED)
     sys.exit(OK)

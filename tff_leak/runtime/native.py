@@ -353,16 +353,17 @@ class _Process:
         while not _listens(self._port):
             if self._ended.wait(_READY_POLL_S):
                 return False
-            self._check_deadline(deadline)
+            if time.monotonic() > deadline:
+                self.kill()
+                raise WorkerDiedError(
+                    f"The TFF worker (pid {self.pid}) did not answer within "
+                    f"{_START_TIMEOUT_S:.0f} s. Its log ends with: {self._tail()}"
+                )
         # Only now: a first attempt in vain would make gRPC wait for a second.
         self.channel = grpc.insecure_channel(
             f"localhost:{self._port}", _CHANNEL_OPTIONS
         )
-        self.stub = tff.framework.RemoteExecutorGrpcStub(self.channel)
-        while not self.stub.is_ready:
-            if self._ended.wait(_READY_POLL_S):
-                return False
-            self._check_deadline(deadline)
+        self.stub = tff.framework.RemoteExecutorGrpcStub(_Unwatched(self.channel))
         return True
 
     def check(self, patience_s: float = 0.0) -> None:
@@ -393,20 +394,26 @@ class _Process:
             self._popen.kill()
             self._ended.wait()
 
-    def _check_deadline(self, deadline: float) -> None:
-        if time.monotonic() > deadline:
-            self.kill()
-            raise WorkerDiedError(
-                f"The TFF worker (pid {self.pid}) did not answer within "
-                f"{_START_TIMEOUT_S:.0f} s. Its log ends with: {self._tail()}"
-            )
-
     def _tail(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
         start = max(0, size - 4096)
         text = os.pread(self._log.fileno(), size - start, start)
         lines = text.decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-_LOG_LINES:]) or "(nothing)"
+
+
+class _Unwatched:
+    """What TFF's stub needs of a channel, without a watch on its state.
+
+    gRPC watches the state in a thread, which prints a traceback if the channel is
+    closed at the wrong moment. Whether the worker lives is known from its process.
+    """
+
+    def __init__(self, channel: grpc.Channel):
+        self.unary_unary = channel.unary_unary
+
+    def subscribe(self, callback: Any, try_to_connect: bool = False) -> None:
+        """Reports nothing."""
 
 
 def _start(max_concurrent_calls: int, environment: dict[str, str]) -> _Process:

@@ -57,9 +57,9 @@ class Arm(Protocol):
     ) -> tuple[State, Mapping[str, float]]:
         """Runs round `round_num`, from 1.
 
-        The result must depend on the arguments alone. TFF computations may be
-        awaited here; other long work belongs in `asyncio.to_thread`, or the arms
-        wait for one another.
+        The result must depend on the arguments alone, and `state` must be left as
+        it is. TFF computations may be awaited here; other long work belongs in
+        `asyncio.to_thread`, or the arms wait for one another.
 
         Returns:
           The new state, and scalar metrics by name. One whose name ends in "loss"

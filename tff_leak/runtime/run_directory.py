@@ -88,8 +88,8 @@ class RunDirectory:
 
         Raises:
           InputError: if the directory holds another configuration, or files but no
-            `config.json`, is in use by another process, or cannot be written.
-            Nothing in it is changed.
+            `config.json`, is in use by another process, or cannot be written, or if
+            a number of `config` is not finite. No file of a run is changed.
           ValueError: if `config` uses a key kept for what is recorded beside it.
         """
         for key in _RECORDED:
@@ -254,7 +254,16 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
             return dict(value)
         raise TypeError(f"Expected a value that JSON can hold, found {value!r}.")
 
-    return json.loads(json.dumps(dict(config), default=convert, allow_nan=False))
+    plain = {}
+    for key, value in config.items():
+        try:
+            text = json.dumps(value, default=convert, allow_nan=False)
+        except ValueError:
+            raise InputError(
+                f"{key} is {value}; expected finite numbers; give another --{key}"
+            ) from None
+        plain[key] = json.loads(text)
+    return plain
 
 
 def _versions() -> dict[str, str | None]:

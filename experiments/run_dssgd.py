@@ -1,0 +1,180 @@
+"""Honest collaborative learning by DSSGD, for each order of turns (no attack).
+
+    python -m experiments.run_dssgd \
+        --flagfile=experiments/configs/dssgd_mnist.flags --output_dir=runs/dssgd_mnist
+
+Hitaj et al., section 8, and Shokri and Shmatikov: what the shared model learns while
+participants hold different classes. Each order is an arm of one run; its accuracy on
+held-out images is measured after every turn. The same command goes on with a run that
+was interrupted.
+"""
+
+import asyncio
+import csv
+import time
+
+from absl import flags
+
+from computations import dssgd
+from computations.dssgd import TurnOrder
+from experiments import client_gan_program
+from experiments.dssgd_arm import DssgdArm, build_accuracy, local_dataset
+from experiments.federation import build_federation
+from experiments.settings import parse, plain
+from tff_leak.data import partition, sources
+from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.errors import InputError
+from tff_leak.models.training import LocalSgd
+from tff_leak.runtime import cli, native, program
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
+
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Run directory: made, or gone on with."
+)
+_DATASET = flags.DEFINE_string("dataset", "digits", "As in run_client_gan.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 30, "Rounds; in each every participant has a turn.", lower_bound=1
+)
+_PARTICIPANTS = flags.DEFINE_string("participants", "0-4;5-9", "As in run_client_gan.")
+_ORDERS = flags.DEFINE_multi_enum_class(
+    "order", list(TurnOrder), TurnOrder, "Orders of turns, each an arm of the run."
+)
+_MAX_STALENESS = flags.DEFINE_integer(
+    "max_staleness", 2, "Turns, for the asynchronous arm.", lower_bound=1
+)
+_SHARING = flags.DEFINE_string(
+    "sharing", "", "Overrides of SelectiveSharing, e.g. upload_fraction=0.1."
+)
+_TRAINING = flags.DEFINE_string(
+    "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
+)
+_THREADS = flags.DEFINE_integer(
+    "threads", None, "Threads of the worker; default: one a core.", lower_bound=1
+)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags, trains, and prints each order's best accuracy."""
+    del argv
+    started = time.monotonic()
+    if not _OUTPUT_DIR.value:
+        raise InputError(
+            "--output_dir is missing: expected a directory for the run; for example "
+            "--output_dir=runs/dssgd"
+        )
+    sharing, training = _settings()
+    arms = _arms(sharing, training)
+    with RunDirectory.open(
+        _OUTPUT_DIR.value, _config(sharing, training), volatile=["data_dir"]
+    ) as directory:
+        native.install(threads=_THREADS.value)
+        with Progress(_ROUNDS.value, "DSSGD") as progress:
+            asyncio.run(
+                program.run(
+                    arms, rounds=_ROUNDS.value, directory=directory, progress=progress
+                )
+            )
+        summary = _summary(directory, list(arms), started)
+        atomic_write_json(directory.summary, summary)
+        for name, figures in summary["orders"].items():
+            print(
+                f"{name}: best accuracy {figures['best_accuracy']:.4f} "
+                f"(round {figures['best_round']}), last {figures['last_accuracy']:.4f}"
+            )
+        print(f"Metrics: {directory.metrics_csv}")
+
+
+def _settings() -> tuple[SelectiveSharing, LocalSgd]:
+    sharing = parse(SelectiveSharing, _SHARING.value, flag="sharing")
+    training = parse(LocalSgd, _TRAINING.value, flag="training")
+    return SelectiveSharing(**sharing), LocalSgd(**training)
+
+
+def _arms(sharing: SelectiveSharing, training: LocalSgd) -> dict[str, DssgdArm]:
+    """One arm an order; the synchronous ones share their process."""
+    seed = _SEED.value
+    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    # No judge and, with an official test part, nothing held back of the training part.
+    pools = partition.split_pools(source, judge_per_class=0, seed=seed)
+    federation = build_federation(
+        source,
+        pools.participants,
+        participants=_PARTICIPANTS.value,
+        adversaries=[],
+        targets=[],
+        seed=seed,
+    )
+    network, _ = client_gan_program.papers_networks(
+        source.image_shape, source.num_classes, base_filters=1
+    )
+    accuracy = build_accuracy(network, pools.reference)
+    datasets = [local_dataset(part) for part in federation.data]
+    processes = {}
+    arms = {}
+    for order in dict.fromkeys(_ORDERS.value):
+        stale = _MAX_STALENESS.value if order is TurnOrder.ASYNCHRONOUS else 0
+        if stale not in processes:
+            processes[stale] = dssgd.build_dssgd(
+                network,
+                sharing=sharing,
+                training=training,
+                max_staleness=stale,
+                seed=seed,
+            )
+        arms[order.value] = DssgdArm(
+            process=processes[stale],
+            network=network,
+            datasets=datasets,
+            order=order,
+            seed=seed,
+            accuracy=accuracy,
+        )
+    return arms
+
+
+def _config(sharing: SelectiveSharing, training: LocalSgd) -> dict:
+    return {
+        "experiment": "dssgd",
+        "dataset": _DATASET.value,
+        "data_dir": _DATA_DIR.value,
+        "seed": _SEED.value,
+        "rounds": _ROUNDS.value,
+        "participants": _PARTICIPANTS.value,
+        "orders": [order.value for order in _ORDERS.value],
+        "max_staleness": _MAX_STALENESS.value,
+        "sharing": plain(sharing),
+        "training": plain(training),
+        "threads": _THREADS.value,
+    }
+
+
+def _summary(directory: RunDirectory, orders: list[str], started: float) -> dict:
+    """Best and last accuracy of each order, over all turns, from `metrics.csv`."""
+    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figures = {}
+    for name in orders:
+        columns = [key for key in rows[0] if key.startswith(f"{name}/task_accuracy")]
+        best = [max(float(row[key]) for key in columns) for row in rows]
+        figures[name] = {
+            "best_accuracy": max(best),
+            "best_round": int(rows[best.index(max(best))]["round"]),
+            "last_accuracy": float(rows[-1][f"{name}/task_accuracy"]),
+        }
+    return {
+        "experiment": "dssgd",
+        "dataset": directory.config["dataset"],
+        "seed": directory.config["seed"],
+        "rounds": len(rows),
+        "seconds": round(time.monotonic() - started, 1),
+        "orders": figures,
+    }
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

@@ -1,0 +1,50 @@
+"""Runs the code blocks of docs/composing.md, in order, as a researcher would."""
+
+import pathlib
+import re
+
+import numpy as np
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _dataset(shape, classes, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(-1, 1, (30, *shape)).astype(np.float32)
+    labels = rng.choice(classes, 30).astype(np.int32)
+    # Brighter pictures for higher classes: something to learn.
+    images += labels[:, None, None, None] / 5
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
+
+
+def test_the_code_of_composing_md_runs():
+    text = (ROOT / "docs" / "composing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    model = tf.keras.Sequential(
+        [
+            tf.keras.layers.Input((8, 8, 1)),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(4),
+        ]
+    )
+    names = {
+        "my_keras_model": model,
+        "my_datasets": [
+            _dataset((8, 8, 1), c, i) for i, c in enumerate([[0, 1], [2, 3]])
+        ],
+        "my_images": [
+            _dataset((32, 32, 1), c, i) for i, c in enumerate([[0, 1], [2, 3]])
+        ],
+    }
+    exec(blocks[0], names)
+    code = [line for line in blocks[0].splitlines() if line and "import" not in line]
+    assert len(code) <= 10
+    assert int(names["server"].turn) == 4
+    assert int(names["metrics"]["examples"]) == 30
+    assert 0 < float(names["metrics"]["loss"]) < 2
+    exec(blocks[1], names)
+    assert names["images"].shape == (5, 32, 32, 1)
+    assert names["malicious"].private.last_turn.injected.tolist() == [8]
+    assert names["metrics"]["examples"] == 38
