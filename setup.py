@@ -33,19 +33,20 @@ setuptools.setup(
     # lock file"), so install the lock first and then this package with --no-deps.
     install_requires=[
         "absl-py",
-        "dp-accounting",
+        "attrs",
+        "grpcio",
         "jinja2",
         "matplotlib",
         "numpy>=1.25,<2",
         "pillow",
+        "portpicker",
+        "protobuf>=4.21,<5",
         "scikit-image",
         "scikit-learn",
         "scipy",
         "tensorflow>=2.14,<2.15",
         "tensorflow-datasets>=4.9.4,<4.9.10",
         "tensorflow-federated>=0.87",
-        "tensorflow-privacy>=0.9",
-        "tensorflow-probability>=0.22,<0.23",
         "tqdm",
     ],
 )

@@ -213,13 +213,15 @@ def _floor_table(pooled: Mapping[str, Any]) -> tuple:
     names = {
         "control": "control run",
         "blank": "blank image",
-        "other_class_means": "mean of another class",
-        "other_class_images": "real images of another class",
+        "other_class_means": "means of the other classes",
+        "other_class_images": "real images of the other classes",
+        "closest_class_mean": "mean of the closest other class (not part of the floor)",
+        "closest_class_images": "images of the closest other class (not part of it)",
     }
     rows = [[text, pooled["floor"][key]] for key, text in names.items()]
     rows.append(
         [
-            "mean of the target's class (not part of the floor)",
+            "mean of the target's class (not part of it)",
             pooled["class_mean_similarity"],
         ]
     )

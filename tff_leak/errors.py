@@ -2,8 +2,8 @@
 
 
 class InputError(ValueError):
-  """What the user gave cannot be used.
+    """What the user gave cannot be used.
 
-  The message is one line with three parts: the value found, what was expected,
-  and the remedy. Binaries print it to stderr and exit with code 2.
-  """
+    The message is one line with three parts: the value found, what was expected,
+    and the remedy. Binaries print it to stderr and exit with code 2.
+    """

@@ -29,7 +29,7 @@ case "$version" in
 "bazel "[7-9].* | "bazel "[1-9][0-9].*)
     packages=$(.venv/bin/python -c \
         'import sysconfig; print(sysconfig.get_path("purelib"))')
-    set -- --test_env=PYTHONPATH="$packages" "$@"
+    set -- --lockfile_mode=off --test_env=PYTHONPATH="$packages" "$@"
     ;;
 *) # Debian's says "no_version".
     stubs=$root/tools/bazel_offline

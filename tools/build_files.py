@@ -10,7 +10,7 @@ package's data files (templates, flag files). A module that runs as a program
 (`if __name__ == "__main__"`) is a `py_binary` of its name beside a library
 `NAME_lib`. A test module becomes a `pytest_test` (tools/pytest_test.bzl), whose
 dependencies also include what it only names in a string: a module (`python -m`), a
-script it starts, a file it reads.
+script it starts, a file it reads, what a Markdown file's Python code imports.
 
 Comments in a module add what cannot be seen from its syntax tree:
 
@@ -210,11 +210,23 @@ def _strings(module: Module) -> Iterator[str]:
             yield "/".join(parts)
 
 
-def _named_modules(module: Module, modules: dict[str, Module]) -> Iterator[Module]:
-    """Yields the modules that a test names in its strings."""
+def _code_blocks(module: Module, root: pathlib.Path) -> Iterator[str]:
+    """Yields the Python code in the Markdown files that a test reads."""
+    for path in _files_read(module, root):
+        if path.endswith(".md"):
+            text = (root / path).read_text(encoding="utf-8")
+            yield from re.findall(
+                r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+            )
+
+
+def _named_modules(
+    module: Module, modules: dict[str, Module], root: pathlib.Path
+) -> Iterator[Module]:
+    """Yields the modules that a test names in its strings or in Markdown it runs."""
     by_path = {other.path.as_posix(): other for other in modules.values()}
     dotted = re.compile(rf"\b(?:{'|'.join(TOP_DIRECTORIES)})(?:\.\w+)+")
-    for text in _strings(module):
+    for text in (*_strings(module), *_code_blocks(module, root)):
         for path in (text, f"{module.directory}/{text}"):
             if path in by_path:
                 yield by_path[path]
@@ -237,11 +249,15 @@ def _files_read(module: Module, root: pathlib.Path) -> Iterator[str]:
         path = pathlib.PurePosixPath(text)
         if not text or "\n" in text or path.is_absolute() or ".." in path.parts:
             continue
+        if path.name == "BUILD":  # Whether it exists depends on this program.
+            continue
         if path.suffix != ".py" and len(text) < 200 and (root / path).is_file():
             yield path.as_posix()
 
 
-def dependencies(module: Module, modules: dict[str, Module]) -> set[str]:
+def dependencies(
+    module: Module, modules: dict[str, Module], root: pathlib.Path
+) -> set[str]:
     """Returns the names of the project's modules that `module` depends on.
 
     Raises:
@@ -259,7 +275,7 @@ def dependencies(module: Module, modules: dict[str, Module]) -> set[str]:
     # Python runs the __init__.py above a module first.
     found.add(".".join(module.path.parts[: -2 if module.is_package else -1]))
     if module.is_test:
-        found |= {other.name for other in _named_modules(module, modules)}
+        found |= {other.name for other in _named_modules(module, modules, root)}
     if module.path.parts[0] == "tests":
         # pytest runs the conftest.py of each directory above a test.
         found |= {
@@ -320,7 +336,7 @@ class _Tree:
         self.root = root
         self.modules = find_modules(root)
         self.graph = {
-            name: dependencies(module, self.modules)
+            name: dependencies(module, self.modules, root)
             for name, module in self.modules.items()
         }
         _check_no_cycle(self.graph, self.modules)

@@ -96,10 +96,12 @@ def test_floor_candidates_by_their_definition(evaluate, inputs):
         ).ssim.mean()
 
     others = [one.heldout.of_class(k).images for k in range(10) if k != 3]
-    means = max(ssim(images.mean(axis=0, keepdims=True)) for images in others)
-    assert floor["other_class_means"] == pytest.approx(means)
-    images = max(ssim(images) for images in others)  # None has over 50.
-    assert floor["other_class_images"] == pytest.approx(images)
+    means = [ssim(images.mean(axis=0, keepdims=True)) for images in others]
+    assert floor["other_class_means"] == pytest.approx(np.mean(means))
+    assert floor["closest_class_mean"] == pytest.approx(max(means))
+    images = [ssim(images) for images in others]  # None has over 50.
+    assert floor["other_class_images"] == pytest.approx(np.mean(images), rel=1e-4)
+    assert floor["closest_class_images"] == pytest.approx(max(images), rel=1e-4)
     assert floor["blank"] == pytest.approx(ssim(np.full((1, 32, 32, 1), -1.0)))
     assert floor["control"] == pytest.approx(ssim(one.control))
 

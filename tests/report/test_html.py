@@ -84,7 +84,7 @@ def test_leak_with_the_class_mean_beside_it():
     assert "reconstructed recognisable images of the victim's digit 3." in text
     assert "Recovered 0.78" in text
     assert "other real images of the class reach 0.83" in text
-    assert "reaches 0.51 (the mean of another class)" in text
+    assert "reaches 0.51 (the means of other classes)" in text
     assert "98% of the samples to the right digit" in text
     assert "2% so, and similarity is 0.20" in text
     assert "would score 0.79, and the attack does not exceed it" in text

@@ -118,11 +118,11 @@ def test_resumes_after_the_newest_complete_state(tmp_path, checkpoint_every):
     options = {"rounds": 6, "checkpoint_every": checkpoint_every}
     with pytest.raises(RuntimeError, match="stop"):
         _run({"attack": Stopping()}, tmp_path / "run", **options)
-    # As a kill would leave it: a state torn, one half-removed, files half-written.
+    # A damaged state, and files half-written, as a kill leaves them.
     states = tmp_path / "run" / "program_state"
-    newest = states / "round_3"
-    next(newest.glob("variables/*.data*")).write_bytes(b"torn")
-    (states / "round_4_temp1234").mkdir()
+    newest = states / "round_3.npz"
+    newest.write_bytes(newest.read_bytes()[:100])
+    (states / ".round_4.npz.9.tmp").write_bytes(b"torn")
     (states / "snapshots").mkdir(exist_ok=True)
     (states / "snapshots" / ".round_4.npz.9.tmp").touch()
     (tmp_path / "run" / "metrics.csv_temp1234").touch()
@@ -138,8 +138,8 @@ def test_resumes_after_the_newest_complete_state(tmp_path, checkpoint_every):
     assert _events(tmp_path / "run") == _events(tmp_path / "whole")
     assert {p.name for p in states.iterdir()} == {
         "snapshots",
-        "round_6",
-        f"round_{6 - checkpoint_every}",
+        "round_6.npz",
+        f"round_{6 - checkpoint_every}.npz",
     }
     assert list((states / "snapshots").iterdir()) == []
     assert not list((tmp_path / "run").glob("*temp*"))
@@ -148,7 +148,7 @@ def test_resumes_after_the_newest_complete_state(tmp_path, checkpoint_every):
 def test_no_state_at_all_starts_anew(tmp_path):
     _run({"attack": Counting()}, tmp_path)
     for path in (tmp_path / "program_state").glob("round_*"):
-        (path / "saved_model.pb").unlink()
+        path.write_bytes(b"")
     arm = Counting()
     assert _run({"attack": arm}, tmp_path)["attack"]["total"] == 6
     assert arm.rounds == [1, 2, 3]
@@ -205,7 +205,7 @@ def test_snapshots_survive_and_are_made_again(tmp_path):
     before = (snapshots / "round_4.npz").read_bytes()
 
     # The state of round 4 is lost, as if the kill had come just before it.
-    (tmp_path / "program_state" / "round_4" / "saved_model.pb").unlink()
+    (tmp_path / "program_state" / "round_4.npz").unlink()
     (snapshots / "round_4.npz").write_bytes(b"stale")
     (snapshots / "round_9.npz").write_bytes(b"stale")
     _run({"attack": Counting()}, tmp_path, **options)
@@ -344,7 +344,7 @@ def run(path, checkpoint_every):
         states = asyncio.run(program.run(
             arms, rounds=24, directory=directory, on_round=on_round,
             checkpoint_every=checkpoint_every))
-    pathlib.Path(path, "final").write_bytes(state_archive.pack(states).tobytes())
+    pathlib.Path(path, "final").write_bytes(state_archive.pack(states))
 
 def fork(path, checkpoint_every=2):
     child = os.fork()
@@ -374,8 +374,7 @@ def status_of(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 def states(path):
-    found = pathlib.Path(path, "program_state").glob("round_*")
-    return {p.name for p in found if p.name.removeprefix("round_").isdigit()}
+    return {p.stem for p in pathlib.Path(path, "program_state").glob("round_*.npz")}
 
 def rows(path):
     csv = pathlib.Path(path, "metrics.csv")

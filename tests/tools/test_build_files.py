@@ -41,8 +41,12 @@ def small_tree(tmp_path: pathlib.Path) -> pathlib.Path:
                 "def test_it():\n"
                 '    command = ["python", "-m", "experiments.run_it"]\n'
                 '    text = (ROOT / "docs" / "use.md").read_text()\n'
+                '    written = "tff_leak/BUILD"\n'
             ),
-            "docs/use.md": "Use it.\n",
+            "docs/use.md": (
+                "Use it:\n```python\nfrom tff_leak import errors\n```\nnot this:\n"
+                "```\nimport tff_leak.report.html\n```\n"
+            ),
         },
     )
 
@@ -128,6 +132,7 @@ pytest_test(
     deps = [
         "//experiments:run_it_lib",
         "//tests:conftest",
+        "//tff_leak:errors",
     ],
 )
 """

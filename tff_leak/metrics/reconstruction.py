@@ -8,7 +8,8 @@ by the same functions on sets of images:
 - control: the same attack in a federation where nobody holds the target;
 - reference: real held-out images of the class, as if they were reconstructions;
 - floor: the largest similarity among the control, a blank image, the means of the
-  other classes and real held-out images of the other classes.
+  other classes and real held-out images of the other classes. Both sets are pooled over
+  those classes; the one class that comes closest is reported beside them.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class _ScoredTarget:
 
     sets: dict[str, _Scored]
     blank: float
-    other_class_means: float | None
-    other_class_images: float | None
+    other_class_means: list[float]  # one entry a class
+    other_class_images: list[float]  # one entry a class
     class_mean_similarity: float
 
 
@@ -115,7 +116,7 @@ def evaluate_targets(
 
     Similarity is SSIM to the L1-nearest private image (see `similarity`). Means are
     pooled over samples and targets; the pooled floor is the largest of the pooled
-    candidates. Of the other classes, the class that comes closest counts.
+    candidates. Of the other classes each counts the same.
 
     Args:
       inputs: One entry a target, at least one.
@@ -134,8 +135,9 @@ def evaluate_targets(
       {samples, judge_share, judge_confidence, ssim, l1, psnr, ssim_to_others,
       l1_to_others, diversity, fid, kid, inception_score} (distances to the private
       images); `floor` with {control, blank, other_class_means, other_class_images,
-      value, source}; `class_mean_similarity` (the mean of the victim's images, scored
-      as a reconstruction); `recovered`. A target has `target` and `reached` with
+      value, source} and, not part of it, `closest_class_mean` and
+      `closest_class_images`; `class_mean_similarity` (the mean of the victim's images,
+      scored as a reconstruction); `recovered`. A target has `target` and `reached` with
       {value, judge_share, diversity_ratio}; pooled has `targets`, `reached_count` and
       `reached_all`.
 
@@ -201,10 +203,8 @@ def _score_target(
     return _ScoredTarget(
         sets={name: score_set(run) for name, run in _sets(inputs).items()},
         blank=mean_ssim(np.full((1, *fill.shape), -1.0)),
-        other_class_means=max((mean_ssim(mean) for mean, _ in others), default=None),
-        other_class_images=max(
-            (mean_ssim(images) for _, images in others), default=None
-        ),
+        other_class_means=[mean_ssim(mean) for mean, _ in others],
+        other_class_images=[mean_ssim(images) for _, images in others],
         class_mean_similarity=mean_ssim(np.mean(inputs.private, 0, keepdims=True)),
     )
 
@@ -291,12 +291,28 @@ def _floor(scored: Sequence[_ScoredTarget], control: float | None) -> dict:
     candidates = {
         "control": control,
         "blank": _mean(one.blank for one in scored),
-        "other_class_means": _mean(one.other_class_means for one in scored),
-        "other_class_images": _mean(one.other_class_images for one in scored),
+        "other_class_means": _pooled(one.other_class_means for one in scored),
+        "other_class_images": _pooled(one.other_class_images for one in scored),
     }
     known = {name: value for name, value in candidates.items() if value is not None}
     source = max(known, key=known.get)
-    return {**candidates, "value": known[source], "source": source}
+    closest = {
+        "closest_class_mean": _mean(
+            max(one.other_class_means, default=None) for one in scored
+        ),
+        "closest_class_images": _mean(
+            max(one.other_class_images, default=None) for one in scored
+        ),
+    }
+    return {**candidates, "value": known[source], "source": source, **closest}
+
+
+def _pooled(parts: Iterable[list[float]]) -> float | None:
+    """Mean over targets and classes; None where a target has no other class."""
+    parts = list(parts)
+    if not all(parts):
+        return None
+    return float(np.mean([value for part in parts for value in part]))
 
 
 def _summary(parts: Sequence[_Scored]) -> dict:

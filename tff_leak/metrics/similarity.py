@@ -3,7 +3,8 @@
 Plain SSIM rewards blank pictures: a digit is mostly background, and background
 windows that agree score 1. Here SSIM (Wang et al., 2004, through scikit-image) is
 averaged over the windows in which either image has foreground, so that a picture is
-compared where there is something to compare.
+compared where there is something to compare. Its luminance term needs black at zero, so
+pictures are put on the scale from 0 to 1 first.
 """
 
 import dataclasses
@@ -169,11 +170,13 @@ def crop(images: np.ndarray, window: tuple[int, int] | None) -> np.ndarray:
 
 
 def _ssim(image: np.ndarray, other: np.ndarray, foreground: bool) -> float:
+    # From [-1, 1] to [0, 1]: SSIM compares luminances as ratios, and on the other
+    # scale a black background would count as bright as a white stroke.
     _, ssim_map = skimage_metrics.structural_similarity(
-        image,
-        other,
+        (image + 1) / 2,
+        (other + 1) / 2,
         win_size=SSIM_WINDOW,
-        data_range=_DATA_RANGE,
+        data_range=_DATA_RANGE / 2,
         channel_axis=-1,
         full=True,
     )

@@ -183,8 +183,8 @@ def _similarity_sentence(summary: Mapping) -> str:
     source = {
         "control": "the control run",
         "blank": "a blank image",
-        "other_class_means": "the mean of another class",
-        "other_class_images": "real images of another class",
+        "other_class_means": "the means of other classes",
+        "other_class_images": "real images of other classes",
     }[floor["source"]]
     figures_ = (
         f"The samples' similarity to the victim's images is {attack:.2f}. What needs "

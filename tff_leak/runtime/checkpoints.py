@@ -2,44 +2,27 @@
 
 import asyncio
 import pathlib
-import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-import tensorflow_federated as tff
-
 from tff_leak.runtime import state_archive
-
-_PREFIX = "round_"
-# FileProgramStateManager drops the structure and needs one to load: a single leaf.
-_STRUCTURE = {"packed": np.zeros(0, np.uint8)}
+from tff_leak.runtime.state_manager import ArchiveStateManager
 
 
 class Checkpoints:
-    """States in a directory, saved in the background, the newest two kept.
-
-    A `tff.program.FileProgramStateManager` whose version is the round.
-    """
+    """The newest two states of a run, saved while the run goes on."""
 
     def __init__(self, root: pathlib.Path):
-        """Uses `root`, and removes what a killed process left half-written there."""
-        self._root = root
-        self._manager = tff.program.FileProgramStateManager(
-            root, prefix=_PREFIX, keep_total=2, keep_first=False
-        )
+        """Uses the directory `root`, made if it is not there."""
+        self._manager = ArchiveStateManager(root, keep_total=2)
         self._saving: asyncio.Task[None] | None = None
-        for leftover in root.glob(f"{_PREFIX}*_temp*"):
-            shutil.rmtree(leftover)
 
     async def latest(
         self, make_template: Callable[[], Awaitable[Any]]
     ) -> tuple[int, Any] | None:
         """The last round whose state can be loaded, and the state; None if none.
 
-        A state that cannot be loaded was being written, or removed, when a process
-        was killed. It counts as absent, and is removed.
+        A damaged state counts as absent, and is removed.
 
         Args:
           make_template: called if the state holds objects; see
@@ -47,31 +30,26 @@ class Checkpoints:
         """
         for round_num in reversed(await self._manager.get_versions() or []):
             try:
-                loaded = await self._manager.load(round_num, _STRUCTURE)
-                packed = loaded["packed"]
-                try:
-                    return round_num, state_archive.unpack(packed)
-                except state_archive.NeedsTemplateError:
-                    pass
-            except (MemoryError, PermissionError, tf.errors.ResourceExhaustedError):
-                raise  # Nothing is wrong with the state.
-            except Exception:  # SavedModel raises many types for damaged files.
-                shutil.rmtree(self._root / f"{_PREFIX}{round_num}")
-                continue
-            return round_num, state_archive.unpack(packed, await make_template())
+                return round_num, await self._manager.load(round_num)
+            except state_archive.NeedsTemplateError:
+                template = await make_template()
+                return round_num, await self._manager.load(round_num, template)
+            except state_archive.DamagedError:
+                self._manager.remove(round_num)
         return None
 
     async def save(self, state: Any, round_num: int) -> None:
         """Starts to save `state`, after the save before it has ended.
 
-        The state is packed before this returns; it may change afterwards.
+        Args:
+          state: must be left as it is until `settle` or the next `save` returns.
+          round_num: the number of rounds behind it.
         """
         await self.settle()
-        packed = {"packed": state_archive.pack(state)}
 
         def write() -> None:
             # A loop of its own: the save goes on while an arm occupies the caller's.
-            asyncio.run(self._manager.save(packed, round_num))
+            asyncio.run(self._manager.save(state, round_num))
 
         self._saving = asyncio.create_task(asyncio.to_thread(write))
 

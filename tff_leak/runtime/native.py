@@ -364,7 +364,7 @@ class _Process:
             f"localhost:{self._port}", _CHANNEL_OPTIONS
         )
         self.stub = tff.framework.RemoteExecutorGrpcStub(_Unwatched(self.channel))
-        return True
+        return not self._ended.is_set()  # It may be another's port that listens.
 
     def check(self, patience_s: float = 0.0) -> None:
         """Raises `WorkerDiedError` if the worker has ended or does so in a moment."""

@@ -1,0 +1,70 @@
+"""Adds a finished run to docs/results and makes docs/results.md anew.
+
+python -m experiments.publish_result --preset=digits --run=runs/demo
+"""
+
+import json
+import pathlib
+import re
+import shutil
+
+from absl import flags
+
+from tff_leak.errors import InputError
+from tff_leak.report import results
+from tff_leak.runtime import cli
+from tff_leak.runtime.atomic import atomic_write_text
+
+_RUN = flags.DEFINE_multi_string("run", [], "Directory of a finished run; repeatable.")
+_PRESET = flags.DEFINE_string(
+    "preset", None, "Name under docs/results: that of a file in experiments/configs."
+)
+_DOCS = flags.DEFINE_string("docs", "docs", "The documentation's folder.")
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
+
+
+def main(argv: list[str]) -> None:
+    """Copies summaries and pictures, then renders the page."""
+    del argv
+    docs = pathlib.Path(_DOCS.value)
+    for run in _RUN.value:
+        _copy(pathlib.Path(run), docs / "results")
+    page = results.render(docs / "results", _descriptions())
+    atomic_write_text(docs / "results.md", page)
+    print(f"Page: {docs / 'results.md'}")
+
+
+def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
+    summary = run / "summary.json"
+    preset = _PRESET.value or ""
+    if not summary.is_file():
+        raise InputError(
+            f"{run} has no summary.json: expected the directory of a finished run; let "
+            "the run end first"
+        )
+    if not (_CONFIGS / f"{preset}.flags").is_file():
+        known = sorted(path.stem for path in _CONFIGS.glob("*.flags"))
+        raise InputError(
+            f"--preset is {preset!r}: expected one of {', '.join(known)}; correct it"
+        )
+    seed = json.loads(summary.read_text(encoding="utf-8"))["seed"]
+    target = root / preset / str(seed)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(summary, target / "summary.json")
+    pictures = sorted((run / "figures").glob("attack_[0-9]*.png"))
+    if pictures:
+        shutil.copyfile(pictures[0], target / "picture.png")
+
+
+def _descriptions() -> dict[str, str]:
+    """The comments at the head of each preset."""
+    texts = {}
+    for path in _CONFIGS.glob("*.flags"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comments = [re.sub(r"^#\s?", "", line) for line in lines if line[:1] == "#"]
+        texts[path.stem] = "\n".join(comments)
+    return texts
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

@@ -1,0 +1,179 @@
+"""The experiment on digits: the attack runs and succeeds, the control does not."""
+
+import asyncio
+import csv
+import json
+import time
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+from computations.dssgd import TurnOrder
+from experiments import client_gan_program as program
+from experiments import client_gan_report
+from experiments.federation import build_federation
+from tff_leak.attacks import client_gan
+from tff_leak.data import partition, sources
+from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.errors import InputError
+from tff_leak.models.training import LocalSgd
+from tff_leak.runtime import native
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.reconstructions import read_reconstructions
+from tff_leak.runtime.run_directory import RunDirectory
+
+
+def _data(per_class=None, targets=(3,), participants="0-4;5-9", adversaries=(1,)):
+    source = sources.load("digits")
+    pools = partition.split_pools(source, per_class=per_class, seed=0)
+    return program.Data(
+        source=source,
+        federation=build_federation(
+            source,
+            pools.participants,
+            participants=participants,
+            adversaries=adversaries,
+            targets=targets,
+            seed=0,
+        ),
+        judge=pools.judge,
+        reference=pools.reference,
+        test=pools.reference,
+    )
+
+
+def _settings(**changes):
+    settings = {
+        "rounds": 2,
+        "seed": 0,
+        "arms": [program.Arm.ATTACK],
+        "sharing": SelectiveSharing(),
+        "training": LocalSgd(0.02),
+        "order": TurnOrder.FIXED,
+        "max_staleness": 0,
+        "attack": {"generator_steps": 3, "fakes_per_turn": 10},
+        "generator": program.GeneratorSettings(base_filters=4),
+        "snapshot_every": 1,
+    }
+    return program.Settings(**{**settings, **changes})
+
+
+def _run(experiment, path):
+    """Runs to the last round; returns the open directory and the final states."""
+    directory = RunDirectory.open(path, {"test": str(path)})
+    with native.worker() as worker:
+        tff.framework.set_default_context(worker.async_context())
+        progress = Progress(experiment.settings.rounds, "test", enabled=False)
+        states = asyncio.run(program.run(experiment, directory, progress))
+        tff.test.set_no_default_context()
+    return directory, states
+
+
+def _metrics(directory):
+    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _attack_ran(rows, experiment, states):
+    """Whether generators were trained and fakes injected in every round."""
+    attack = experiment.attacks[program.Arm.ATTACK]
+    [number] = experiment.data.federation.adversaries
+    private = states[program.Arm.ATTACK].clients[number].private
+    untrained = client_gan.initial_state(attack, target=0, seed=np.zeros(2, np.int32))
+    steps = [float(row["attack/generator_steps"]) for row in rows]
+    injected = [float(row["attack/injected"]) for row in rows]
+    start = experiment.arms[program.Arm.ATTACK].private[number].generator.trainable
+    moved = [
+        np.abs(after[0] - np.asarray(before)).max() > 0
+        for after, before in zip(private.generator.trainable, start, strict=True)
+    ]
+    assert len(moved) == len(untrained.generator.trainable)
+    return min(steps) > 0 and min(injected) >= attack.fakes_per_turn and any(moved)
+
+
+def test_attack_succeeds_and_the_control_does_not(tmp_path):
+    settings = _settings(
+        rounds=30,
+        arms=[program.Arm.ATTACK, program.Arm.CONTROL],
+        attack={"generator_steps": 15, "fakes_per_turn": 120, "stop_share": 0.75},
+        generator=program.GeneratorSettings(base_filters=16),
+        snapshot_every=15,
+    )
+    experiment = program.build_experiment(settings, _data())
+    directory, states = _run(experiment, tmp_path / "run")
+    assert _attack_ran(_metrics(directory), experiment, states)
+    evaluation = program.evaluate(experiment, states, directory, time.monotonic())
+    summary = json.loads(directory.summary.read_text())
+    pooled = summary["pooled"]
+    # The judge is right on .98 of real digits; chance is .1.
+    assert summary["judge_accuracy"] > 0.95
+    assert pooled["attack"]["judge_share"] >= 0.8
+    assert pooled["control"]["judge_share"] <= 0.1
+    assert pooled["attack"]["ssim"] > pooled["control"]["ssim"] + 0.1
+    assert summary["task_accuracy"]["attack"] > 0.6
+    assert list(evaluation.curves) == [program.Arm.ATTACK, program.Arm.CONTROL]
+    kept = read_reconstructions(directory.reconstructions)
+    assert kept.images.shape == (program.FINAL_SAMPLES, 32, 32, 1)
+    assert set(kept.labels) == {3}
+    assert set(kept.clients) == {0}
+    finding = client_gan_report.write_report(experiment, evaluation, directory)
+    assert "digit 3" in finding
+    html = directory.report.read_text()
+    assert finding in html
+    assert (directory.figures / "attack_3.png").exists()
+    assert (directory.figures / "control_3.png").exists()
+    directory.close()
+
+
+@pytest.mark.parametrize("mutation", ["none", "no generator step", "no injection"])
+def test_an_attack_that_does_not_run_is_noticed(mutation, tmp_path, monkeypatch):
+    if mutation == "no generator step":
+        monkeypatch.setattr(
+            client_gan, "train_generator", lambda _a, _d, _w, state, _s: state
+        )
+    if mutation == "no injection":
+        monkeypatch.setattr(
+            client_gan, "_inject", lambda _attack, state, data, _seed: (state, data)
+        )
+    experiment = program.build_experiment(_settings(), _data(per_class=5))
+    directory, states = _run(experiment, tmp_path / "run")
+    ran = _attack_ran(_metrics(directory), experiment, states)
+    assert ran == (mutation == "none")
+    directory.close()
+
+
+def test_passive_arm_injects_nothing(tmp_path):
+    arms = [program.Arm.ATTACK, program.Arm.PASSIVE]
+    experiment = program.build_experiment(_settings(arms=arms), _data(per_class=5))
+    directory, _ = _run(experiment, tmp_path / "run")
+    rows = _metrics(directory)
+    assert {row["passive/injected"] for row in rows} == {"0.0"}
+    assert {row["attack/injected"] for row in rows} == {"10.0"}
+    directory.close()
+
+
+def test_several_adversaries_have_targets_and_generators_of_their_own(tmp_path):
+    data = _data(5, targets=(0, 3), participants="0-4;5-7;8-9", adversaries=(1, 2))
+    experiment = program.build_experiment(_settings(rounds=1), data)
+    directory, states = _run(experiment, tmp_path / "run")
+    drawn = program.draw(
+        experiment, program.Arm.ATTACK, states[program.Arm.ATTACK], 6, 1
+    )
+    assert list(drawn) == [0, 3]
+    assert drawn[0].shape == (6, 32, 32, 1)
+    assert (drawn[0] != drawn[3]).any()
+    directory.close()
+
+
+def test_start_accuracy_needs_data():
+    data = _data(5, participants="0-4;none")
+    settings = _settings(attack={"start_accuracy": 0.5})
+    with pytest.raises(InputError, match="adversary 1 has no data to measure it on"):
+        program.build_experiment(settings, data)
+
+
+def test_the_attack_arm_is_required():
+    settings = _settings(arms=[program.Arm.CONTROL])
+    with pytest.raises(InputError, match="--arms is 'control': expected attack among"):
+        program.build_experiment(settings, _data(5))

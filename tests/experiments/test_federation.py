@@ -1,0 +1,79 @@
+"""Who takes part, with which data, and what is refused."""
+
+import numpy as np
+import pytest
+
+from experiments.federation import build_federation
+from tff_leak.data.sources import Examples, Source
+from tff_leak.errors import InputError
+
+
+@pytest.fixture
+def source():
+    labels = np.repeat(np.arange(6, dtype=np.int32), 10)
+    # Each picture carries its own number, so that it can be followed.
+    images = np.zeros((60, 8, 8, 1), np.float32)
+    images[:, 0, 0, 0] = np.arange(60) / 100
+    examples = Examples(images, labels)
+    names = tuple("abcdef")
+    return Source("made", examples, None, names, synthetic=True, foreground=True)
+
+
+def _build(source, **changes):
+    arguments = {"participants": "0-2;3-5", "adversaries": [1], "targets": [1]}
+    arguments |= changes
+    return build_federation(source, source.train, seed=0, **arguments)
+
+
+def test_class_lists_ranges_and_single_classes(source):
+    federation = _build(source, participants="0,2;1,3-5;none", adversaries=[2])
+    held = [sorted(set(part.labels.tolist())) for part in federation.data]
+    assert held == [[0, 2], [1, 3, 4, 5], []]
+    assert federation.victim(1) == 1
+
+
+def test_each_gives_everybody_one_class(source):
+    federation = _build(source, participants="each;none", adversaries=[6])
+    assert [set(part.labels.tolist()) for part in federation.data[:6]] == [
+        {label} for label in range(6)
+    ]
+    assert len(federation.data[6]) == 0
+
+
+def test_a_shared_class_has_a_victim_and_others(source):
+    federation = _build(source, participants="0,1;1,2;3", adversaries=[2])
+    victim = federation.data[0].of_class(1).images
+    others = federation.others_images(1)
+    assert len(victim) == len(others) == 5
+    assert not set(victim[:, 0, 0, 0]) & set(others[:, 0, 0, 0])
+    assert federation.others_images(0).shape == (0, 8, 8, 1)
+
+
+def test_in_the_control_nobody_holds_a_target(source):
+    federation = _build(source)
+    control = federation.without_targets()
+    assert all(1 not in part.labels for part in control.data)
+    assert len(control.data[0]) == len(federation.data[0]) - 10
+    np.testing.assert_array_equal(control.data[1].images, federation.data[1].images)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"participants": "0-2"}, "expected at least two participants"),
+        ({"participants": "0-2;3-9"}, "has '3-9': expected classes from 0 to 5"),
+        ({"participants": "0-2;a"}, "has 'a': expected classes such as 0-4"),
+        ({"participants": "0,0;3"}, "has '0,0': expected classes"),
+        ({"adversaries": [2]}, "--adversaries is 2: expected different numbers from 0"),
+        ({"adversaries": [0, 1], "targets": [3, 0]}, "expected an honest participant"),
+        ({"targets": [1, 2]}, "--targets is 1,2: expected one class for each of the 1"),
+        ({"targets": [4]}, "target 4 is a class of adversary 1 itself"),
+        (
+            {"participants": "0-1;3-5", "targets": [2]},
+            "target 2 is a class that no honest participant holds: expected one of 0,1",
+        ),
+    ],
+)
+def test_what_is_refused(source, changes, message):
+    with pytest.raises(InputError, match=message):
+        _build(source, **changes)

@@ -1,0 +1,255 @@
+"""The binary: bad input, pipes, and runs that are killed and go on."""
+
+import hashlib
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = [
+    "--dataset=digits",
+    "--per_class=5",
+    "--rounds=6",
+    "--attack=generator_steps=2,fakes_per_turn=8,replay_turns=1",
+    "--generator=optimizer=adam,learning_rate=0.001,base_filters=4",
+    "--snapshot_every=2",
+    "--threads=2",
+]
+
+
+def _command(*flags):
+    return [sys.executable, "-m", "experiments.run_client_gan", *flags]
+
+
+def _run(*flags):
+    return subprocess.run(
+        _command(*flags),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def _contents(directory: pathlib.Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+BAD = {
+    "unknown flag": (["--round=3"], "round"),
+    "value of the wrong type": (["--rounds=many"], "many"),
+    "value out of range": (["--rounds=0"], "rounds"),
+    "unknown data set": (["--dataset=digit"], "digit"),
+    "data that are not there": (["--dataset=mnist", "--data_dir=nowhere"], "nowhere"),
+    "folder that is not there": (["--dataset=image_folder:nowhere"], "nowhere"),
+    "class that nobody holds": (["--participants=0-3;5-9", "--targets=4"], "4"),
+    "class of the adversary": (["--targets=7"], "7"),
+    "class that does not exist": (["--participants=0-4;5-12"], "5-12"),
+    "target that is no number": (["--targets=three"], "three"),
+    "adversary that is not there": (["--adversaries=5"], "5"),
+    "upload fraction of 0": (["--sharing=upload_fraction=0"], "upload_fraction"),
+    "download fraction over 1": (["--sharing=download_fraction=1.1"], "1.1"),
+    "unknown setting": (["--attack=steps=3"], "steps=3"),
+    "unknown optimiser": (["--generator=optimizer=sgdm"], "sgdm"),
+    "negative rate": (["--training=learning_rate=-1"], "-1"),
+    "unknown arm": (["--arms=attack,honest"], "honest"),
+    "unknown order": (["--order=sorted"], "sorted"),
+    "staleness without asynchrony": (["--max_staleness=2"], "2"),
+    "preset that is not there": (["--flagfile=configs/none.flags"], "none.flags"),
+    "stray argument": (["digits"], "digits"),
+}
+
+
+@pytest.mark.parametrize("flags, named", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_changes_nothing(flags, named, tmp_path):
+    output = tmp_path / "run"
+    result = _run(*SMALL, f"--output_dir={output}", *flags)
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert named in lines[0]
+    assert result.stdout == ""
+    assert not output.exists()
+
+
+def test_no_output_dir():
+    result = _run(*SMALL)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --output_dir is missing")
+
+
+def test_foreign_directory_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    before = _contents(tmp_path)
+    result = _run(*SMALL, f"--output_dir={tmp_path}")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert _contents(tmp_path) == before
+
+
+def test_loss_that_is_not_finite(tmp_path):
+    output = tmp_path / "run"
+    result = _run(*SMALL, f"--output_dir={output}", "--training=learning_rate=1e20")
+    assert result.returncode == 2, result.stderr
+    [line] = result.stderr.strip().splitlines()
+    assert "loss" in line and "learning rate" in line
+    assert not (output / "summary.json").exists()
+
+
+class TestARun:
+    """One undisturbed run, and what may happen to one like it."""
+
+    @pytest.fixture(scope="class")
+    def undisturbed(self, tmp_path_factory):
+        output = tmp_path_factory.mktemp("undisturbed") / "run"
+        result = _run(*SMALL, f"--output_dir={output}")
+        assert result.returncode == 0, result.stderr
+        return output, result
+
+    def test_prints_its_finding_and_its_report_and_nothing_else(self, undisturbed):
+        output, result = undisturbed
+        finding, report = result.stdout.strip().splitlines()
+        assert "digit 3" in finding
+        assert report == f"Report: {output / 'report.html'}"
+        assert result.stderr == ""
+
+    def test_leaves_the_files_of_the_contract(self, undisturbed):
+        output, _ = undisturbed
+        names = {path.name for path in output.iterdir()} - {".lock"}
+        assert names == {
+            "config.json",
+            "metrics.csv",
+            "tensorboard",
+            "program_state",
+            "reconstructions.npz",
+            "summary.json",
+            "figures",
+            "report.html",
+        }
+
+    def test_another_configuration_is_refused_and_changes_nothing(self, undisturbed):
+        output, _ = undisturbed
+        before = _contents(output)
+        result = _run(*SMALL, f"--output_dir={output}", "--seed=1")
+        assert result.returncode == 2
+        [line] = result.stderr.strip().splitlines()
+        assert "seed" in line
+        assert _contents(output) == before
+
+    def test_killed_at_random_moments_it_ends_with_the_same_bits(
+        self, undisturbed, tmp_path
+    ):
+        expected, _ = undisturbed
+        output = tmp_path / "run"
+        moments = random.Random(20260)
+        killed = 0
+        for _ in range(3):
+            process = subprocess.Popen(
+                _command(*SMALL, f"--output_dir={output}"),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            _wait_for_another_round(output, process)
+            time.sleep(moments.uniform(0.0, 0.6))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+            process.wait()
+        assert killed >= 2
+        result = _run(*SMALL, f"--output_dir={output}")
+        assert result.returncode == 0, result.stderr
+        for name in ("reconstructions.npz", "metrics.csv"):
+            assert (output / name).read_bytes() == (expected / name).read_bytes(), name
+        last = pathlib.Path("program_state") / "round_6"
+        assert _arrays(output / last) == _arrays(expected / last)
+
+    def test_run_through_a_pipe_returns_and_goes_on_at_once(self, undisturbed):
+        output, _ = undisturbed
+        command = " ".join(f"'{part}'" for part in _command(*SMALL))
+        result = subprocess.run(
+            [
+                "bash",
+                "-o",
+                "pipefail",
+                "-c",
+                f"{command} '--output_dir={output}' | cat",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "Report:" in result.stdout
+
+    def test_ctrl_c_is_one_line_and_leaves_no_worker(self, tmp_path):
+        output = tmp_path / "run"
+        process = subprocess.Popen(
+            _command(*SMALL, "--rounds=500", f"--output_dir={output}"),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        _wait_for_another_round(output, process)
+        workers = _children(process.pid)
+        assert workers
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert errors.strip() == "interrupted"
+        deadline = time.monotonic() + 10
+        while any(_alive(pid) for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(_alive(pid) for pid in workers)
+
+
+def _wait_for_another_round(output: pathlib.Path, process: subprocess.Popen) -> None:
+    """Waits until a round more than now stands in the metrics, or the run has ended."""
+
+    def rounds():
+        path = output / "metrics.csv"
+        return path.read_text().count("\n") if path.exists() else 0
+
+    before = rounds()
+    deadline = time.monotonic() + 120
+    while rounds() <= max(before, 1) and process.poll() is None:
+        assert time.monotonic() < deadline, "no round in two minutes"
+        time.sleep(0.02)
+
+
+def _arrays(directory: pathlib.Path) -> dict[str, str]:
+    """The variables of a saved state; a SavedModel's other files hold identifiers."""
+    contents = _contents(directory)
+    return {name: digest for name, digest in contents.items() if "variables" in name}
+
+
+def _children(pid: int) -> list[int]:
+    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    return state != "Z"

@@ -1,0 +1,58 @@
+"""Settings of a dataclass from one flag."""
+
+import pytest
+
+from experiments import settings
+from tff_leak.attacks.client_gan import ClientGan
+from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
+from tff_leak.errors import InputError
+
+
+def test_values_are_converted_to_the_fields_types():
+    text = "upload_fraction=0.1, criterion=random,threshold=1e-4,bound=none"
+    values = settings.parse(SelectiveSharing, text, flag="sharing")
+    assert values == {
+        "upload_fraction": 0.1,
+        "criterion": Criterion.RANDOM,
+        "threshold": 1e-4,
+        "bound": None,
+    }
+    assert settings.parse(SelectiveSharing, "", flag="sharing") == {}
+    flags = settings.parse(ClientGan, "influence=FALSE,replay_turns=2", flag="attack")
+    assert flags == {"influence": False, "replay_turns": 2}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("upload=0.1", "--sharing has 'upload=0.1': expected name=value"),
+        ("upload_fraction", "--sharing has 'upload_fraction': expected name=value"),
+        (
+            "bound=1,bound=2",
+            "--sharing has 'bound=2': expected name=value, each name once",
+        ),
+        ("criterion=best", "criterion is 'best': expected one of largest, random"),
+        ("bound=many", "--sharing bound is 'many': expected a number"),
+    ],
+)
+def test_what_cannot_be_read_is_named(text, message):
+    with pytest.raises(InputError, match=message):
+        settings.parse(SelectiveSharing, text, flag="sharing")
+
+
+def test_fields_that_the_caller_sets_are_not_offered():
+    with pytest.raises(InputError) as caught:
+        settings.parse(ClientGan, "fake_class=1", flag="attack", given=["fake_class"])
+    assert "fake_class," not in str(caught.value).replace("'fake_class=1'", "")
+
+
+def test_booleans_and_integers_are_checked():
+    with pytest.raises(InputError, match="influence is '1': expected true or false"):
+        settings.parse(ClientGan, "influence=1", flag="attack")
+    with pytest.raises(InputError, match="replay_turns is '1.5': expected an integer"):
+        settings.parse(ClientGan, "replay_turns=1.5", flag="attack")
+
+
+def test_plain_is_json():
+    sharing = SelectiveSharing(criterion=Criterion.RANDOM)
+    assert settings.plain(sharing)["criterion"] == "random"

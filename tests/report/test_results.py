@@ -1,0 +1,75 @@
+"""docs/results.md is made of summaries alone."""
+
+import json
+
+import pytest
+
+from tff_leak.errors import InputError
+from tff_leak.report import results
+
+
+def _summary(seed, recovered):
+    figures = {"judge_share": 1.0, "ssim": 0.6}
+    target = {
+        "target": 3,
+        "recovered": recovered,
+        "reached": {"value": True, "diversity_ratio": 0.8},
+        "attack": figures,
+        "control": {"judge_share": 0.0, "ssim": 0.1},
+        "reference": {"judge_share": 1.0, "ssim": 0.7},
+        "floor": {"value": 0.5},
+        "class_mean_similarity": 0.65,
+    }
+    return {
+        "experiment": "client_gan",
+        "seed": seed,
+        "rounds": 10,
+        "seconds": 12.5,
+        "task_accuracy": {"attack": 0.9},
+        "targets": [target],
+        "pooled": {"recovered": recovered},
+    }
+
+
+def _write(root, preset, summary):
+    folder = root / preset / str(summary["seed"])
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_rows_intervals_and_pictures(tmp_path):
+    for seed, recovered in ((0, 0.4), (1, 0.5), (2, 0.6)):
+        folder = _write(tmp_path, "digits", _summary(seed, recovered))
+    (folder / "picture.png").write_bytes(b"png")
+    page = results.render(tmp_path, {"digits": "What it is."})
+    assert "## digits\n\nWhat it is." in page
+    assert "| 1 | 3 | 0.500 | yes | 1.000 | 0.000 | 0.600 | 0.700 | 0.500 |" in page
+    # Mean 0.5, deviation 0.1, t(2, .975) = 4.303: half-width .2484.
+    assert "mean of 3 seeds: 0.50, 95% interval 0.25 to 0.75." in page
+    assert "![digits, seed 2](results/digits/2/picture.png)" in page
+    assert "seed 0](" not in page
+
+
+def test_one_seed_and_undefined_values(tmp_path):
+    _write(tmp_path, "one", _summary(0, 0.4))
+    assert "no interval from one seed" in results.render(tmp_path, {})
+    _write(tmp_path, "undefined", _summary(0, None))
+    page = results.render(tmp_path, {})
+    assert "| 0 | 3 | not defined | yes |" in page
+    assert "not defined for every seed" in page
+
+
+def test_orders_of_honest_training(tmp_path):
+    orders = {"fixed": {"best_accuracy": 0.97, "best_round": 3, "last_accuracy": 0.96}}
+    summary = {"experiment": "dssgd", "seed": 0, "rounds": 5, "orders": orders}
+    _write(tmp_path, "dssgd_mnist", summary)
+    page = results.render(tmp_path, {})
+    assert "| 0 | fixed | 0.970 | 3 | 0.960 | 5 |" in page
+
+
+def test_a_broken_summary_is_named(tmp_path):
+    folder = _write(tmp_path, "digits", _summary(0, 0.4))
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(InputError, match="expected a run's summary.json"):
+        results.render(tmp_path, {})
