@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import html
 import json
 import time
 
@@ -119,8 +120,7 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     assert set(kept.clients) == {0}
     finding = client_gan_report.write_report(experiment, evaluation, directory)
     assert "digit 3" in finding
-    html = directory.report.read_text()
-    assert finding in html
+    assert finding in html.unescape(directory.report.read_text())
     assert (directory.figures / "attack_3.png").exists()
     assert (directory.figures / "control_3.png").exists()
     directory.close()

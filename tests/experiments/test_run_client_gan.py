@@ -102,7 +102,7 @@ def test_foreign_directory_is_left_alone(tmp_path):
 
 def test_loss_that_is_not_finite(tmp_path):
     output = tmp_path / "run"
-    result = _run(*SMALL, f"--output_dir={output}", "--training=learning_rate=1e20")
+    result = _run(*SMALL, f"--output_dir={output}", "--training=learning_rate=1e38")
     assert result.returncode == 2, result.stderr
     [line] = result.stderr.strip().splitlines()
     assert "loss" in line and "learning rate" in line
@@ -173,10 +173,9 @@ class TestARun:
         assert killed >= 2
         result = _run(*SMALL, f"--output_dir={output}")
         assert result.returncode == 0, result.stderr
-        for name in ("reconstructions.npz", "metrics.csv"):
+        last_state = "program_state/round_6.npz"
+        for name in ("reconstructions.npz", "metrics.csv", last_state):
             assert (output / name).read_bytes() == (expected / name).read_bytes(), name
-        last = pathlib.Path("program_state") / "round_6"
-        assert _arrays(output / last) == _arrays(expected / last)
 
     def test_run_through_a_pipe_returns_and_goes_on_at_once(self, undisturbed):
         output, _ = undisturbed
@@ -208,11 +207,15 @@ class TestARun:
             stderr=subprocess.PIPE,
             text=True,
         )
-        _wait_for_another_round(output, process)
-        workers = _children(process.pid)
-        assert workers
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _wait_for_another_round(output, process)
+            workers = _children(process.pid)
+            assert workers
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
         assert process.returncode == 130
         assert errors.strip() == "interrupted"
         deadline = time.monotonic() + 10
@@ -235,15 +238,9 @@ def _wait_for_another_round(output: pathlib.Path, process: subprocess.Popen) -> 
         time.sleep(0.02)
 
 
-def _arrays(directory: pathlib.Path) -> dict[str, str]:
-    """The variables of a saved state; a SavedModel's other files hold identifiers."""
-    contents = _contents(directory)
-    return {name: digest for name, digest in contents.items() if "variables" in name}
-
-
 def _children(pid: int) -> list[int]:
-    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
+    lists = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in lists for child in path.read_text().split()]
 
 
 def _alive(pid: int) -> bool:

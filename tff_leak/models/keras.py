@@ -13,7 +13,8 @@ def from_keras(model: tf.keras.Model) -> Network:
 
     Args:
       model: one input `[n, ...]`, one output; logits for a classifier. Its present
-        weights are the initial ones, whatever the seed.
+        weights are the initial ones, whatever the seed. TFF takes the model over:
+        afterwards Keras may refuse to call it outside TFF, so keep a copy if needed.
 
     Returns:
       The network; its name is the model's. TFF lets a Keras model be applied inside a
