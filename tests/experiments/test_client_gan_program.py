@@ -1,5 +1,7 @@
 """The experiment on digits: the attack runs and succeeds, the control does not."""
 
+# bazel: size = large
+
 import asyncio
 import csv
 import html

@@ -1,5 +1,7 @@
 """The binary: bad input, pipes, and runs that are killed and go on."""
 
+# bazel: size = large
+
 import hashlib
 import os
 import pathlib
