@@ -30,6 +30,8 @@ _CLIENT_GAN = (
     "SSIM",
     "reference",
     "floor",
+    "control's SSIM",
+    "passive SSIM",
     "class mean",
     "diversity ratio",
     "task accuracy",
@@ -87,6 +89,7 @@ def _client_gan(summaries: Sequence[Mapping]) -> str:
     for summary in summaries:
         for one in summary["targets"]:
             control = one["control"]
+            passive = one["extra_controls"].get("passive")
             rows.append(
                 [
                     summary["seed"],
@@ -98,11 +101,13 @@ def _client_gan(summaries: Sequence[Mapping]) -> str:
                     one["attack"]["ssim"],
                     one["reference"]["ssim"],
                     one["floor"]["value"],
+                    control["ssim"] if control else None,
+                    passive["ssim"] if passive else "not run",
                     one["class_mean_similarity"],
                     one["reached"]["diversity_ratio"],
                     summary["task_accuracy"]["attack"],
                     summary["rounds"],
-                    summary["seconds"],
+                    round(summary["seconds"]),
                 ]
             )
     recovered = [s["pooled"]["recovered"] for s in summaries]
