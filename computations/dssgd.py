@@ -124,10 +124,10 @@ def build_dssgd(
       transform: what adversaries do with their turns; None: there are none.
       upload_aggregator: how uploads `[P]` are joined, any factory of TFF for an
         unweighted value; None sums in the clear.
-      element_spec: of the clients' datasets, a pair (inputs `[None, ...]`, labels
-        `[None]` of any integer type); None is float32 inputs and int32 labels. How a
-        dataset is batched does not matter: it is the local data, and `training` says
-        how it is trained on.
+      element_spec: of the clients' datasets, batched pairs (inputs `[None, ...]`,
+        labels `[None]` of any integer type); None is float32 inputs and int32 labels.
+        The size of the batches does not matter: a dataset is the local data, and
+        `training` says how it is trained on.
       max_staleness: participants start from a model up to this many turns old, drawn
         for each turn (asynchronous training); 0 is the present one.
       recency_decay: factor in (0, 1] on the server's counts of uploads each turn; not

@@ -9,7 +9,6 @@ Hitaj et al., CCS 2017. The arms of a run differ in one thing each:
 
 import dataclasses
 import enum
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,8 @@ import tensorflow_federated as tff
 from computations import dssgd
 from experiments.dssgd_arm import ArmState, DssgdArm, build_accuracy, local_dataset
 from experiments.federation import Federation
+from experiments.networks import papers_networks
+from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import only_row
 from tff_leak.data.sources import Examples, Source
@@ -27,7 +28,6 @@ from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.errors import InputError
 from tff_leak.metrics.judge import Judge, train_judge
 from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
-from tff_leak.models import classifiers, generators
 from tff_leak.models.network import Network, visible_window
 from tff_leak.models.training import LocalSgd
 from tff_leak.runtime import program, seeding, snapshots
@@ -63,13 +63,13 @@ class GeneratorSettings:
     Attributes:
       optimizer: the paper's is SGD (section 8.4).
       learning_rate: 0.02 in the paper.
-      momentum: Adam's first, DCGAN's 0.5; others ignore it.
+      momentum: Adam's first, in [0, 1); None is DCGAN's 0.5. For Adam only.
       base_filters: of the generator (not in the text).
     """
 
     optimizer: GeneratorOptimizer = GeneratorOptimizer.SGD
     learning_rate: float = 0.02
-    momentum: float = 0.5
+    momentum: float | None = None
     base_filters: int = 32
 
     def __post_init__(self):
@@ -79,12 +79,20 @@ class GeneratorSettings:
                     f"generator {name} is {getattr(self, name)}: expected a positive "
                     "number; correct --generator"
                 )
+        adam = self.optimizer is GeneratorOptimizer.ADAM
+        if self.momentum is not None and not (adam and 0 <= self.momentum < 1):
+            raise InputError(
+                f"generator momentum is {self.momentum} with optimizer "
+                f"{self.optimizer.value}: expected it in [0, 1), and with adam only; "
+                "correct --generator"
+            )
 
     def build_optimizer(self) -> tff.learning.optimizers.Optimizer:
         """Returns TFF's optimiser of these settings."""
         optimizers = tff.learning.optimizers
         if self.optimizer is GeneratorOptimizer.ADAM:
-            return optimizers.build_adam(self.learning_rate, beta_1=self.momentum)
+            beta_1 = 0.5 if self.momentum is None else self.momentum
+            return optimizers.build_adam(self.learning_rate, beta_1=beta_1)
         if self.optimizer is GeneratorOptimizer.RMSPROP:
             return optimizers.build_rmsprop(self.learning_rate)
         return optimizers.build_sgdm(self.learning_rate)
@@ -147,29 +155,6 @@ class Experiment:
     network: Network
     attacks: Mapping[Arm, client_gan.ClientGan]
     arms: Mapping[Arm, DssgdArm]
-
-
-def papers_networks(
-    image_shape: tuple[int, int, int], num_classes: int, base_filters: int
-) -> tuple[Network, Network]:
-    """Returns Hitaj et al.'s classifier and generator for pictures of this size.
-
-    The classifier has one output more than classes, for the fakes.
-
-    Raises:
-      InputError: if the pictures are neither 32x32 nor 64x64.
-    """
-    height, width, channels = image_shape
-    if (height, width) == (32, 32):
-        classifier = classifiers.hitaj_mnist(num_classes + 1, channels)
-        return classifier, generators.hitaj_mnist(base_filters, channels)
-    if (height, width) == (64, 64):
-        classifier = classifiers.hitaj_att(num_classes + 1, channels)
-        return classifier, generators.hitaj_att(base_filters, channels)
-    raise InputError(
-        f"pictures are {height}x{width}: expected 32x32 or 64x64, the sizes of the "
-        "paper's networks; resize the data set"
-    )
 
 
 def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +297,7 @@ def evaluate(
     experiment: Experiment,
     states: Mapping[Arm, ArmState],
     directory: RunDirectory,
-    started: float,
+    clock: RunClock,
 ) -> Evaluation:
     """Scores the final samples and writes `reconstructions.npz` and `summary.json`.
 
@@ -320,7 +305,7 @@ def evaluate(
       experiment: the run.
       states: final states by arm.
       directory: the run directory.
-      started: `time.monotonic()` at the start of this process's part of the run.
+      clock: of the run.
     """
     settings, data = experiment.settings, experiment.data
     judge_seed = int(seeding.generator(settings.seed, Role.JUDGE).integers(2**31))
@@ -351,7 +336,7 @@ def evaluate(
         "task_accuracy": accuracy,
         "judge_accuracy": judge.accuracy(data.reference),
         "visible_window": list(window),
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": clock.seconds(),
         **scores,
     }
     atomic_write_json(directory.summary, summary)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from computations import dssgd
 from tff_leak.attacks.client_transform import ClientTransform
+from tff_leak.data import transforms
 from tff_leak.data.sources import Examples
 from tff_leak.models.network import Network
 
@@ -92,8 +93,9 @@ class DssgdArm:
                 [self.datasets[participant] for participant in cohort],
                 [clients[participant] for participant in cohort],
             )
-            for participant, new_state in zip(cohort, new_states, strict=True):
-                clients[participant] = new_state
+            for new_state in new_states:
+                # By number: TFF does not promise the order of clients.
+                clients[int(new_state.participant)] = new_state
             turns.append(turn)
             if 1 < len(cohorts) <= _MAX_MEASURED_TURNS:
                 metrics[f"task_accuracy_turn_{number}"] = await asyncio.to_thread(
@@ -108,18 +110,38 @@ class DssgdArm:
         notes = [clients[number].private.last_turn for number in self.private]
         if not notes:
             return {}
-        return {
-            "attack_loss": float(np.mean([note.loss for note in notes])),
-            "attack_share": float(np.mean([note.target_share for note in notes])),
+        metrics = {
             "generator_steps": float(np.mean([n.generator_steps for n in notes])),
             "injected": float(np.mean([note.injected for note in notes])),
         }
+        active = [note for note in notes if note.generator_steps.item() > 0]
+        if (
+            active
+        ):  # An attack that has not begun has no loss; 0 would be a perfect one.
+            metrics["attack_loss"] = float(np.mean([note.loss for note in active]))
+            shares = [note.target_share for note in active]
+            metrics["attack_share"] = float(np.mean(shares))
+        return metrics
 
 
 def local_dataset(data: Examples) -> tf.data.Dataset:
-    """A participant's data as its TFF dataset, in one batch; empty without data."""
-    dataset = tf.data.Dataset.from_tensor_slices((data.images, data.labels))
-    return dataset.batch(max(len(data), 1))
+    """A participant's data as its TFF dataset, in one batch; empty without data.
+
+    Pictures that come from 8 bits travel as 8 bits: TFF sends a dataset to its worker
+    with its content, 100 MB at most.
+    """
+    images = transforms.to_uint8(data.images)
+    if not np.array_equal(_from_uint8(images).numpy(), data.images):
+        images = data.images
+    dataset = tf.data.Dataset.from_tensor_slices((images, data.labels))
+    dataset = dataset.batch(max(len(data), 1))
+    if images.dtype == np.uint8:
+        dataset = dataset.map(lambda inputs, labels: (_from_uint8(inputs), labels))
+    return dataset
+
+
+def _from_uint8(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(images, tf.float32) / 127.5 - 1.0
 
 
 def build_accuracy(

@@ -1,6 +1,7 @@
 """Who takes part in a federation, and with which data."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -134,12 +135,14 @@ def _class_lists(text: str, num_classes: int) -> list[list[int]]:
 
 def _classes(text: str, num_classes: int) -> list[int]:
     labels: list[int] = []
-    try:
-        for piece in text.split(","):
-            first, _, last = piece.partition("-")
-            labels += range(int(first), int(last or first) + 1)
-    except ValueError:
-        labels = []
+    for piece in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", piece)
+        if not found:
+            labels = []
+            break
+        first, last = int(found[1]), int(found[2] or found[1])
+        # Of a range that is too long, enough to be refused.
+        labels += range(first, min(last, first + num_classes) + 1)
     if not labels or len(set(labels)) < len(labels):
         raise InputError(
             f"--participants has {text!r}: expected classes such as 0-4 or 1,3,7, each "

@@ -13,7 +13,7 @@ from absl import flags
 from tff_leak.errors import InputError
 from tff_leak.report import results
 from tff_leak.runtime import cli
-from tff_leak.runtime.atomic import atomic_write_text
+from tff_leak.runtime.atomic import atomic_write_json, atomic_write_text
 
 _RUN = flags.DEFINE_multi_string("run", [], "Directory of a finished run; repeatable.")
 _PRESET = flags.DEFINE_string(
@@ -47,13 +47,54 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         raise InputError(
             f"--preset is {preset!r}: expected one of {', '.join(known)}; correct it"
         )
-    seed = json.loads(summary.read_text(encoding="utf-8"))["seed"]
-    target = root / preset / str(seed)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    _check_is_preset(run, config, _CONFIGS / f"{preset}.flags")
+    target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(summary, target / "summary.json")
+    # With the commit and every setting: what was run, not what a preset says today.
+    config.pop("data_dir", None)
+    atomic_write_json(target / "config.json", config)
     pictures = sorted((run / "figures").glob("attack_[0-9]*.png"))
     if pictures:
         shutil.copyfile(pictures[0], target / "picture.png")
+
+
+def _check_is_preset(run: pathlib.Path, config: dict, preset: pathlib.Path) -> None:
+    """Raises InputError if the run was made with another setting than the preset's."""
+    for name, text in _flags(preset).items():
+        found = config.get(name)
+        if isinstance(found, dict):
+            pairs = dict(pair.split("=") for pair in text.split(","))
+            same = all(_text(found[key]) == value for key, value in pairs.items())
+        elif name == "arms":
+            same = set(text.split(",")) <= set(found)  # more controls do no harm
+        else:
+            same = _text(found) == text
+        if not same:
+            raise InputError(
+                f"{run} was made with {name}={_text(found)}, {preset.name} has {text}: "
+                "expected a run of that preset; publish it under its own"
+            )
+
+
+def _flags(preset: pathlib.Path) -> dict[str, str]:
+    """The flags of a preset and of those that it includes; the last one counts."""
+    flags_of: dict[str, str] = {}
+    for line in preset.read_text(encoding="utf-8").splitlines():
+        found = re.fullmatch(r"--(\w+)=(.*)", line.strip())
+        if found and found[1] == "flagfile":
+            flags_of |= _flags(_CONFIGS / pathlib.Path(found[2]).name)
+        elif found:
+            flags_of[found[1]] = found[2]
+    return flags_of
+
+
+def _text(value: object) -> str:
+    """A value of `config.json` as a flag would be written."""
+    if isinstance(value, list):
+        return ",".join(_text(entry) for entry in value)
+    return str(value)
 
 
 def _descriptions() -> dict[str, str]:

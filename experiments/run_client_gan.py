@@ -15,6 +15,7 @@ from absl import flags
 from computations.dssgd import TurnOrder
 from experiments import client_gan_program, client_gan_report
 from experiments.federation import build_federation, check_staleness, integers
+from experiments.run_clock import RunClock
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.data import partition, sources
@@ -88,7 +89,7 @@ _SNAPSHOT_EVERY = flags.DEFINE_integer(
     "snapshot_every", 10, "Rounds between two looks at the generators.", lower_bound=1
 )
 _THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of the worker; default: one a core.", lower_bound=1
+    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
 )
 
 
@@ -96,6 +97,7 @@ def main(argv: list[str]) -> None:
     """Reads the flags, runs the experiment, writes and announces the report."""
     del argv
     started = time.monotonic()
+    threads = native.use_threads(_THREADS.value)
     if not _OUTPUT_DIR.value:
         raise InputError(
             "--output_dir is missing: expected a directory for the run; for example "
@@ -106,14 +108,15 @@ def main(argv: list[str]) -> None:
     # What cannot be built must not leave a run directory behind.
     experiment = client_gan_program.build_experiment(settings, data)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, _config(settings), volatile=["data_dir"]
+        _OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
     ) as directory:
-        native.install(threads=_THREADS.value)
+        clock = RunClock(directory, started)
+        native.install(threads=threads)
         with Progress(settings.rounds, "client GAN") as progress:
             states = asyncio.run(
                 client_gan_program.run(experiment, directory, progress)
             )
-        evaluation = client_gan_program.evaluate(experiment, states, directory, started)
+        evaluation = client_gan_program.evaluate(experiment, states, directory, clock)
         finding = client_gan_report.write_report(experiment, evaluation, directory)
         print(finding)
         print(f"Report: {directory.report}")
@@ -169,7 +172,7 @@ def _data(seed: int) -> client_gan_program.Data:
     )
 
 
-def _config(settings: client_gan_program.Settings) -> dict:
+def _config(settings: client_gan_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
     return {
         "experiment": "client_gan",
@@ -189,7 +192,7 @@ def _config(settings: client_gan_program.Settings) -> dict:
         "attack": client_gan_program.attack_config(settings.attack),
         "generator": plain(settings.generator),
         "snapshot_every": settings.snapshot_every,
-        "threads": _THREADS.value,
+        "threads": threads,
     }
 
 

@@ -17,9 +17,10 @@ from absl import flags
 
 from computations import dssgd
 from computations.dssgd import TurnOrder
-from experiments import client_gan_program
 from experiments.dssgd_arm import DssgdArm, build_accuracy, local_dataset
 from experiments.federation import build_federation
+from experiments.networks import papers_networks
+from experiments.run_clock import RunClock
 from experiments.settings import parse, plain
 from tff_leak.data import partition, sources
 from tff_leak.defences.selective_sharing import SelectiveSharing
@@ -54,7 +55,7 @@ _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
 )
 _THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of the worker; default: one a core.", lower_bound=1
+    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
 )
 
 
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> None:
     """Reads the flags, trains, and prints each order's best accuracy."""
     del argv
     started = time.monotonic()
+    threads = native.use_threads(_THREADS.value)
     if not _OUTPUT_DIR.value:
         raise InputError(
             "--output_dir is missing: expected a directory for the run; for example "
@@ -70,16 +72,17 @@ def main(argv: list[str]) -> None:
     sharing, training = _settings()
     arms = _arms(sharing, training)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, _config(sharing, training), volatile=["data_dir"]
+        _OUTPUT_DIR.value, _config(sharing, training, threads), volatile=["data_dir"]
     ) as directory:
-        native.install(threads=_THREADS.value)
+        clock = RunClock(directory, started)
+        native.install(threads=threads)
         with Progress(_ROUNDS.value, "DSSGD") as progress:
             asyncio.run(
                 program.run(
                     arms, rounds=_ROUNDS.value, directory=directory, progress=progress
                 )
             )
-        summary = _summary(directory, list(arms), started)
+        summary = _summary(directory, list(arms), clock)
         atomic_write_json(directory.summary, summary)
         for name, figures in summary["orders"].items():
             print(
@@ -109,9 +112,7 @@ def _arms(sharing: SelectiveSharing, training: LocalSgd) -> dict[str, DssgdArm]:
         targets=[],
         seed=seed,
     )
-    network, _ = client_gan_program.papers_networks(
-        source.image_shape, source.num_classes, base_filters=1
-    )
+    network, _ = papers_networks(source.image_shape, source.num_classes, base_filters=1)
     accuracy = build_accuracy(network, pools.reference)
     datasets = [local_dataset(part) for part in federation.data]
     processes = {}
@@ -137,7 +138,7 @@ def _arms(sharing: SelectiveSharing, training: LocalSgd) -> dict[str, DssgdArm]:
     return arms
 
 
-def _config(sharing: SelectiveSharing, training: LocalSgd) -> dict:
+def _config(sharing: SelectiveSharing, training: LocalSgd, threads: int) -> dict:
     return {
         "experiment": "dssgd",
         "dataset": _DATASET.value,
@@ -149,11 +150,11 @@ def _config(sharing: SelectiveSharing, training: LocalSgd) -> dict:
         "max_staleness": _MAX_STALENESS.value,
         "sharing": plain(sharing),
         "training": plain(training),
-        "threads": _THREADS.value,
+        "threads": threads,
     }
 
 
-def _summary(directory: RunDirectory, orders: list[str], started: float) -> dict:
+def _summary(directory: RunDirectory, orders: list[str], clock: RunClock) -> dict:
     """Best and last accuracy of each order, over all turns, from `metrics.csv`."""
     with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -171,7 +172,7 @@ def _summary(directory: RunDirectory, orders: list[str], started: float) -> dict
         "dataset": directory.config["dataset"],
         "seed": directory.config["seed"],
         "rounds": len(rows),
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": clock.seconds(),
         "orders": figures,
     }
 

@@ -64,13 +64,13 @@ def test_download_takes_the_most_recently_uploaded():
     np.testing.assert_array_equal(fetched, [0, 1, 0, 1])
 
 
-def test_download_breaks_ties_at_random():
+@pytest.mark.parametrize("count", [0.0, 9.999999])
+def test_download_breaks_ties_at_random(count):
     sharing = SelectiveSharing(download_fraction=0.25)
+    recency = tf.fill([4], count)
     picks = {
         int(
-            np.argmax(
-                select_download(sharing, tf.zeros([4]), tf.ones([4]), tf.zeros([4]), s)
-            )
+            np.argmax(select_download(sharing, tf.zeros([4]), tf.ones([4]), recency, s))
         )
         for s in tf.constant([[i, 3] for i in range(40)])
     }
@@ -83,6 +83,7 @@ def test_download_breaks_ties_at_random():
         ({"upload_fraction": 0.0}, r"upload_fraction is 0.0: expected .* \(0, 1\]"),
         ({"download_fraction": 1.5}, r"download_fraction is 1.5: expected"),
         ({"threshold": -1.0}, "threshold is -1.0: expected tau >= 0"),
+        ({"threshold": 0.1}, "threshold is 0.1 with criterion largest: expected"),
         ({"bound": 0.0}, "bound is 0.0: expected gamma > 0"),
     ],
 )

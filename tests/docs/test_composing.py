@@ -9,10 +9,10 @@ import tensorflow as tf
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _dataset(shape, classes, seed):
+def _dataset(shape, classes, seed, label_type=np.int32):
     rng = np.random.default_rng(seed)
     images = rng.uniform(-1, 1, (30, *shape)).astype(np.float32)
-    labels = rng.choice(classes, 30).astype(np.int32)
+    labels = rng.choice(classes, 30).astype(label_type)
     # Brighter pictures for higher classes: something to learn.
     images += labels[:, None, None, None] / 5
     return tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)

@@ -16,6 +16,7 @@ from computations.dssgd import TurnOrder
 from experiments import client_gan_program as program
 from experiments import client_gan_report
 from experiments.federation import build_federation
+from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.data import partition, sources
 from tff_leak.defences.selective_sharing import SelectiveSharing
@@ -106,7 +107,8 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     experiment = program.build_experiment(settings, _data())
     directory, states = _run(experiment, tmp_path / "run")
     assert _attack_ran(_metrics(directory), experiment, states)
-    evaluation = program.evaluate(experiment, states, directory, time.monotonic())
+    clock = RunClock(directory, time.monotonic())
+    evaluation = program.evaluate(experiment, states, directory, clock)
     summary = json.loads(directory.summary.read_text())
     pooled = summary["pooled"]
     # The judge is right on .98 of real digits; chance is .1.
@@ -114,6 +116,9 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     assert pooled["attack"]["judge_share"] >= 0.8
     assert pooled["control"]["judge_share"] <= 0.1
     assert pooled["attack"]["ssim"] > pooled["control"]["ssim"] + 0.1
+    # After a quarter of the demo's rounds: beyond the floor, and not collapsed.
+    assert pooled["recovered"] > 0.2
+    assert summary["targets"][0]["reached"]["value"]
     assert summary["task_accuracy"]["attack"] > 0.6
     assert list(evaluation.curves) == [program.Arm.ATTACK, program.Arm.CONTROL]
     kept = read_reconstructions(directory.reconstructions)

@@ -63,6 +63,8 @@ def test_in_the_control_nobody_holds_a_target(source):
         ({"participants": "0-2"}, "expected at least two participants"),
         ({"participants": "0-2;3-9"}, "has '3-9': expected classes from 0 to 5"),
         ({"participants": "0-2;a"}, "has 'a': expected classes such as 0-4"),
+        ({"participants": "0-;3"}, "has '0-': expected classes such as 0-4"),
+        ({"participants": "0-999999999;3"}, "expected classes from 0 to 5"),
         ({"participants": "0,0;3"}, "has '0,0': expected classes"),
         ({"adversaries": [2]}, "--adversaries is 2: expected different numbers from 0"),
         ({"adversaries": [0, 1], "targets": [3, 0]}, "expected an honest participant"),

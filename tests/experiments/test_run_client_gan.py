@@ -3,6 +3,7 @@
 # bazel: size = large
 
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -65,6 +66,12 @@ BAD = {
     "download fraction over 1": (["--sharing=download_fraction=1.1"], "1.1"),
     "unknown setting": (["--attack=steps=3"], "steps=3"),
     "unknown optimiser": (["--generator=optimizer=sgdm"], "sgdm"),
+    "momentum out of range": (
+        ["--generator=optimizer=adam,momentum=2"],
+        "momentum is 2",
+    ),
+    "momentum without adam": (["--generator=optimizer=sgd,momentum=0.9"], "momentum"),
+    "threshold that does nothing": (["--sharing=threshold=0.1"], "threshold"),
     "negative rate": (["--training=learning_rate=-1"], "-1"),
     "unknown arm": (["--arms=attack,honest"], "honest"),
     "unknown order": (["--order=sorted"], "sorted"),
@@ -85,6 +92,23 @@ def test_bad_input_is_one_line_and_changes_nothing(flags, named, tmp_path):
     assert named in lines[0]
     assert result.stdout == ""
     assert not output.exists()
+
+
+def test_broken_data_is_named(tmp_path):
+    pictures = tmp_path / "pictures"
+    for name in ("cats", "dogs"):
+        (pictures / name).mkdir(parents=True)
+        for number in range(4):
+            (pictures / name / f"{number}.png").write_bytes(b"no picture")
+    before = _contents(tmp_path)
+    output = tmp_path / "run"
+    result = _run(
+        *SMALL, f"--dataset=image_folder:{pictures}", f"--output_dir={output}"
+    )
+    assert result.returncode == 2, result.stderr
+    [line] = result.stderr.strip().splitlines()
+    assert ".png" in line
+    assert _contents(tmp_path) == before
 
 
 def test_no_output_dir():
@@ -156,9 +180,15 @@ class TestARun:
     ):
         expected, _ = undisturbed
         output = tmp_path / "run"
-        moments = random.Random(20260)
-        killed = 0
-        for _ in range(3):
+        random_moments = random.Random(20260)
+        last_state = "program_state/round_6.npz"
+        moments = [
+            lambda process: time.sleep(random_moments.uniform(1.0, 6.0)),  # starting
+            lambda process: _wait_for_another_round(output, process),
+            lambda process: _wait_for_another_round(output, process),
+            lambda process: _wait_for(output / last_state, process),  # before scoring
+        ]
+        for wait in moments:
             process = subprocess.Popen(
                 _command(*SMALL, f"--output_dir={output}"),
                 cwd=ROOT,
@@ -166,18 +196,21 @@ class TestARun:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            _wait_for_another_round(output, process)
-            time.sleep(moments.uniform(0.0, 0.6))
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                killed += 1
-            process.wait()
-        assert killed >= 2
+            wait(process)
+            time.sleep(random_moments.uniform(0.0, 0.4))
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+            assert not (output / "summary.json").exists()
         result = _run(*SMALL, f"--output_dir={output}")
         assert result.returncode == 0, result.stderr
-        last_state = "program_state/round_6.npz"
         for name in ("reconstructions.npz", "metrics.csv", last_state):
             assert (output / name).read_bytes() == (expected / name).read_bytes(), name
+        summaries = [
+            json.loads((o / "summary.json").read_text()) for o in (output, expected)
+        ]
+        assert summaries[0]["seconds"] is None  # nobody knows
+        assert summaries[1]["seconds"] > 0
+        assert summaries[0]["pooled"] == summaries[1]["pooled"]
 
     def test_run_through_a_pipe_returns_and_goes_on_at_once(self, undisturbed):
         output, _ = undisturbed
@@ -237,6 +270,13 @@ def _wait_for_another_round(output: pathlib.Path, process: subprocess.Popen) -> 
     deadline = time.monotonic() + 120
     while rounds() <= max(before, 1) and process.poll() is None:
         assert time.monotonic() < deadline, "no round in two minutes"
+        time.sleep(0.02)
+
+
+def _wait_for(path: pathlib.Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < deadline, f"no {path.name} in two minutes"
         time.sleep(0.02)
 
 

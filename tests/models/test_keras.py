@@ -42,6 +42,17 @@ def test_batch_normalisation_is_refused_with_a_remedy():
         from_keras(_model(tf.keras.layers.BatchNormalization()))
 
 
+def test_nested_batch_normalisation_is_found():
+    inner = tf.keras.Sequential([tf.keras.layers.BatchNormalization()])
+    with pytest.raises(InputError, match="batch normalisation"):
+        from_keras(_model(inner))
+
+
+def test_random_layers_are_refused():
+    with pytest.raises(InputError, match="has the random layer dropout"):
+        from_keras(_model(tf.keras.layers.Dropout(0.5, name="dropout")))
+
+
 def test_several_outputs_are_refused():
     inputs = tf.keras.Input((4,))
     layer = tf.keras.layers.Dense(2)

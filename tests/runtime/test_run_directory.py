@@ -51,11 +51,20 @@ def test_recorded_keys_are_not_compared(tmp_path):
     RunDirectory.open(tmp_path, CONFIG).close()
     config_json = tmp_path / "config.json"
     config = json.loads(config_json.read_text())
-    config |= {"git_commit": "another", "created": "then", "versions": {}}
+    config |= {"git_commit": "another", "created": "then"}
     config_json.write_text(json.dumps(config))
     RunDirectory.open(tmp_path, CONFIG).close()
     with pytest.raises(ValueError, match="versions"):
         RunDirectory.open(tmp_path, CONFIG | {"versions": {}})
+
+
+def test_other_versions_of_the_libraries_are_refused(tmp_path):
+    with RunDirectory.open(tmp_path, CONFIG) as directory:
+        config = json.loads((directory.path / "config.json").read_text())
+    config["versions"]["tensorflow"] = "2.13.0"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match='versions.tensorflow="2.13.0"'):
+        RunDirectory.open(tmp_path, CONFIG)
 
 
 def test_volatile_keys_may_differ(tmp_path):

@@ -19,6 +19,8 @@ from tff_leak.models.network import Network, Weights, unflatten
 from tff_leak.models.training import LocalData, cross_entropy
 from tff_leak.runtime.seeding import Role, derive
 
+_ACCURACY_BATCH = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class ClientGan:
@@ -33,12 +35,13 @@ class ClientGan:
       fakes_per_turn: pictures drawn for injection in one turn.
       influence: whether they are injected (section 9.3: "no influence" is False).
       start_accuracy: the attack starts at the first turn at which the downloaded
-        model classifies at least this share of the adversary's own data (section 7,
-        step 3); 0 starts at once.
+        model classifies at least this share of the adversary's own data; 0 starts at
+        once. Section 7, step 3, waits for the server's and both local models; that an
+        adversary can only measure on what it holds is not in the text.
       stop_share: G rests for this turn once each of its last `stop_window` batches
         was classified as the target to at least this share; None never rests (not in
         the text).
-      stop_window: see `stop_share`.
+      stop_window: see `stop_share` (not in the text).
       replay_turns: fakes of this many turns before are injected again (not in the
         text).
     """
@@ -288,8 +291,19 @@ def _inject(
 def _accuracy(network: Network, weights: Weights, data: LocalData) -> tf.Tensor:
     """Share of `data` that the network classifies rightly; 0 without data."""
     count = tf.shape(data.labels)[0]
-    answers = tf.argmax(network.outputs(weights, data.inputs), 1, tf.int32)
-    hits = tf.reduce_sum(tf.cast(tf.equal(answers, data.labels), tf.float32))
+
+    def add_batch(start, hits):
+        # In batches: the activations of a whole data set may not fit in memory.
+        chosen = slice(start, start + _ACCURACY_BATCH)
+        logits = network.outputs(weights, data.inputs[chosen])
+        answers = tf.argmax(logits, 1, tf.int32)
+        right = tf.equal(answers, data.labels[chosen])
+        hits += tf.reduce_sum(tf.cast(right, tf.float32))
+        return start + _ACCURACY_BATCH, hits
+
+    _, hits = tf.while_loop(
+        lambda start, _: start < count, add_batch, (tf.constant(0), tf.constant(0.0))
+    )
     return hits / tf.cast(tf.maximum(count, 1), tf.float32)
 
 

@@ -30,8 +30,8 @@ class SelectiveSharing:
       upload_fraction: theta_u in (0, 1], of all parameters.
       download_fraction: theta_d in (0, 1], of all parameters.
       criterion: how uploads are chosen.
-      threshold: tau >= 0; changes not above it in magnitude are never uploaded by
-        `RANDOM` (None: 0).
+      threshold: tau >= 0, for `RANDOM` only: changes not above it in magnitude are
+        never uploaded (None: 0).
       bound: gamma > 0; changes are clipped to [-gamma, gamma] before they are
         chosen (None: not clipped).
     """
@@ -53,6 +53,11 @@ class SelectiveSharing:
         if self.threshold is not None and self.threshold < 0:
             raise InputError(
                 f"threshold is {self.threshold}: expected tau >= 0; 0 keeps all"
+            )
+        if self.threshold is not None and self.criterion is Criterion.LARGEST:
+            raise InputError(
+                f"threshold is {self.threshold} with criterion largest: expected it "
+                "with criterion random only, which selects above it; leave it out"
             )
         if self.bound is not None and self.bound <= 0:
             raise InputError(
@@ -111,21 +116,32 @@ def select_download(
     """
     if sharing.download_fraction == 1:
         return shared
-    order = tf.random.stateless_uniform(tf.shape(recency), seed)
-    # The random order decides ties only: counts differ by more than 1e-6, or are so
-    # old that their order no longer matters.
-    fetched = _top(recency + 1e-6 * order, sharing.download_fraction)
-    return tf.where(fetched, shared, local)
+    # A stable sort of a random permutation: equal counts come in random order, however
+    # large they are.
+    noise = tf.random.stateless_uniform(tf.shape(recency), seed)
+    permutation = tf.argsort(noise)
+    shuffled = tf.gather(recency, permutation)
+    ranked = tf.gather(
+        permutation, tf.argsort(shuffled, direction="DESCENDING", stable=True)
+    )
+    count = _count(sharing.download_fraction, recency.shape[0])
+    return tf.where(_mask(ranked[:count], recency.shape[0]), shared, local)
 
 
 def _top(score: tf.Tensor, fraction: float) -> tf.Tensor:
     """A mask `[P]` of the ceil(fraction * P) largest scores, ties by position."""
-    size = score.shape[0]
-    if size is None:
-        raise ValueError("Expected a score of known length, found None.")
-    count = math.ceil(fraction * size)
-    if count == size:
-        return tf.ones([size], tf.bool)
+    count = _count(fraction, score.shape[0])
     _, indices = tf.math.top_k(score, count, sorted=False)
-    mask = tf.scatter_nd(indices[:, tf.newaxis], tf.ones([count], tf.int32), [size])
-    return mask > 0
+    return _mask(indices, score.shape[0])
+
+
+def _count(fraction: float, size: int | None) -> int:
+    if size is None:
+        raise ValueError("Expected a vector of known length, found None.")
+    return math.ceil(fraction * size)
+
+
+def _mask(indices: tf.Tensor, size: int) -> tf.Tensor:
+    """A mask `[size]` that is true at `indices`."""
+    hits = tf.ones(tf.shape(indices), tf.int32)
+    return tf.scatter_nd(indices[:, tf.newaxis], hits, [size]) > 0

@@ -14,7 +14,10 @@ LATENT_SIZE = 100  # Hitaj et al., section 8.3; Wang et al., section VI-A
 
 
 def uniform_latents(count: int, seed: tf.Tensor) -> tf.Tensor:
-    """Draws latents `[count, 100]`, uniform in [-1, 1] (Hitaj et al., section 8.3)."""
+    """Draws latents `[count, 100]`, uniform (Hitaj et al., section 8.3) in [-1, 1].
+
+    The range is not in the text; it is that of the DCGAN code which the paper names.
+    """
     return tf.random.stateless_uniform([count, LATENT_SIZE], seed, -1.0, 1.0)
 
 

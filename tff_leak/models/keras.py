@@ -21,7 +21,8 @@ def from_keras(model: tf.keras.Model) -> Network:
       TFF computation only (`computations.evaluation` for accuracy), not eagerly.
 
     Raises:
-      InputError: if the model has several inputs or outputs, or batch normalisation.
+      InputError: if the model has several inputs or outputs, batch normalisation, or
+        layers that draw random numbers, such as dropout.
     """
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise InputError(
@@ -31,14 +32,7 @@ def from_keras(model: tf.keras.Model) -> Network:
         )
     input_shape = tuple(model.inputs[0].shape[1:])
     output_shape = tuple(model.outputs[0].shape[1:])
-    if any(
-        isinstance(layer, tf.keras.layers.BatchNormalization) for layer in model.layers
-    ):
-        raise InputError(
-            f"Keras model {model.name} has batch normalisation, whose running "
-            "statistics TFF's functional form would lose: expected layers without "
-            "state; use GroupNormalization or LayerNormalization"
-        )
+    _check_layers(model)
     functional = tff.learning.models.functional_model_from_keras(
         model,
         # The loss is the process's; TFF's form wants one all the same.
@@ -73,3 +67,27 @@ def from_keras(model: tf.keras.Model) -> Network:
         initialize=initialize,
         apply=apply,
     )
+
+
+_RANDOM_LAYERS = (
+    tf.keras.layers.Dropout,
+    tf.keras.layers.GaussianDropout,
+    tf.keras.layers.AlphaDropout,
+    tf.keras.layers.GaussianNoise,
+)
+
+
+def _check_layers(model: tf.keras.Model) -> None:
+    for layer in model.submodules:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            raise InputError(
+                f"Keras model {model.name} has batch normalisation ({layer.name}), "
+                "whose running statistics TFF's functional form would lose: expected "
+                "layers without state; use GroupNormalization or LayerNormalization"
+            )
+        if isinstance(layer, _RANDOM_LAYERS):
+            raise InputError(
+                f"Keras model {model.name} has the random layer {layer.name}: expected "
+                "none, since its draws have no seed and no run could be repeated; "
+                "leave it out"
+            )

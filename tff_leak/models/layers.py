@@ -85,7 +85,7 @@ def conv2d_transpose(
     of rows and columns on each side.
 
     Batch normalisation follows in every generator but after the last layer, whose
-    tanh needs no bias to reach -1; DCGAN leaves it out as well.
+    tanh needs no bias to reach -1 (not in the texts).
     """
 
     def build(shape: Shape) -> Layer:
@@ -128,7 +128,7 @@ def dense(units: int, *, initializer: Initializer | None = None) -> Builder:
 def batch_norm(
     *, scale: Initializer, epsilon: float = 1e-5, momentum: float = 0.9
 ) -> Builder:
-    """Batch normalisation over all axes but the last.
+    """Batch normalisation over all axes but the last; its constants are Torch7's.
 
     Training uses the batch's own mean and variance and moves the running ones by
     `1 - momentum`; inference uses the running ones.

@@ -48,6 +48,11 @@ class LocalSgd:
     epochs: int = 1
 
     def __post_init__(self):
+        if not self.learning_rate_decay >= 0:
+            raise InputError(
+                f"learning_rate_decay is {self.learning_rate_decay}: expected 0 or "
+                "more; the paper has 1e-7"
+            )
         for name in ("learning_rate", "batch_size", "epochs"):
             if not getattr(self, name) > 0:
                 raise InputError(

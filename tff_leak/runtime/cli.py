@@ -1,7 +1,7 @@
 """The frame of a binary: flags, one-line errors, exit codes.
 
-It imports neither TensorFlow nor numpy, so that `--help` and wrong flags are
-answered at once; a binary imports what it needs inside its `main`.
+The one module of the library that knows flags and prints. It imports neither
+TensorFlow nor numpy itself.
 """
 
 import sys

@@ -44,8 +44,9 @@ __all__ = [
 
 _CONFIG = "config.json"
 _LOCK = ".lock"
-# Written beside the configuration, and not compared when a run is resumed.
-_RECORDED = ("versions", "git_commit", "created")
+# Written beside the configuration; only versions are compared when a run is resumed.
+_RECORDED = ("git_commit", "created")
+_VERSIONS = "versions"
 _PACKAGES = ("tensorflow", "tensorflow-federated", "numpy")
 
 
@@ -76,8 +77,8 @@ class RunDirectory:
 
         A new one gets a `config.json` with `config` and, beside it, the versions of
         Python and the libraries, the git commit (None outside a checkout) and the
-        time. An existing one must have been made with an equal `config`; its
-        `config.json` stays as it is.
+        time. An existing one must have been made with an equal `config` and the same
+        versions; its `config.json` stays as it is.
 
         Args:
           path: the directory; made with its parents if it is not there.
@@ -92,7 +93,7 @@ class RunDirectory:
             a number of `config` is not finite. No file of a run is changed.
           ValueError: if `config` uses a key kept for what is recorded beside it.
         """
-        for key in _RECORDED:
+        for key in (*_RECORDED, _VERSIONS):
             if key in config:
                 raise ValueError(f"The key {key!r} is kept for config.json itself.")
         config = _plain(config)
@@ -203,7 +204,7 @@ def _write_or_compare(
     path = directory / _CONFIG
     if not path.exists():
         recorded = {
-            "versions": _versions(),
+            _VERSIONS: _versions(),
             "git_commit": _git_commit(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(),
         }
@@ -220,7 +221,9 @@ def _write_or_compare(
         ) from None
     ignored = {*_RECORDED, *volatile}
     before = _flattened({k: v for k, v in found.items() if k not in ignored})
-    now = _flattened({k: v for k, v in config.items() if k not in ignored})
+    # Other versions of the libraries give other bits.
+    present = {**config, _VERSIONS: _versions()}
+    now = _flattened({k: v for k, v in present.items() if k not in ignored})
     for key in sorted({*before, *now}):
         old, new = before.get(key, "(absent)"), now.get(key, "(absent)")
         if old != new:
