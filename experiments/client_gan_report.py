@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from experiments.client_gan_program import Arm, Data, Evaluation, Experiment
-from tff_leak.metrics.similarity import similarity
+from tff_leak.metrics.similarity import nearest
 from tff_leak.report import figures, html
 from tff_leak.runtime import snapshots
 from tff_leak.runtime.run_directory import RunDirectory
+
+_SHOWN = 12
+_COLUMNS = 20
 
 _ARM_TEXTS = {
     Arm.ATTACK: (
@@ -48,6 +51,7 @@ def write_report(
     sections = [_pictures(data, evaluation, arm, directory) for arm in evaluation.drawn]
     sections.append(_over_rounds(experiment, evaluation, directory))
     sections.append(_figures_section(evaluation, nouns[0]))
+    sections.append(_every_reconstruction(data, evaluation))
     synthetic = " (synthetic pictures)" if data.source.synthetic else ""
     report = html.Report(
         title=f"Client GAN attack on {data.source.name}{synthetic}",
@@ -76,23 +80,49 @@ def _pictures(
     title, text = _ARM_TEXTS[arm]
     pictures = []
     for target, images in evaluation.drawn[arm].items():
-        victim = data.federation.data[data.federation.victim(target)]
-        private = victim.of_class(target).images
-        shown = images[:12]
-        nearest = similarity(
-            shown,
-            private,
-            foreground=data.source.foreground,
-            window=evaluation.window,
-        ).nearest
+        shown = images[:_SHOWN]
         drawn = figures.reconstruction_grid(
-            shown, private[nearest], columns=12, window=evaluation.window
+            shown,
+            _nearest_private(data, target, shown, evaluation.window),
+            columns=_SHOWN,
+            window=evaluation.window,
         )
         figures.save(drawn, directory.figures / f"{arm.value}_{target}.png")
         name = data.source.class_names[target]
         caption = f"{title}, target {name}: nearest private image above each sample"
         pictures.append((caption, figures.png(drawn)))
     return html.Section(title, text, figures=pictures)
+
+
+def _nearest_private(
+    data: Data, target: int, images: np.ndarray, window: tuple[int, int] | None
+) -> np.ndarray:
+    """For each image the victim's image of the target that is nearest to it in L1."""
+    victim = data.federation.data[data.federation.victim(target)]
+    private = victim.of_class(target).images
+    return private[nearest(images, private, window=window)[1]]
+
+
+def _every_reconstruction(data: Data, evaluation: Evaluation) -> html.Section:
+    """All samples of the attack, so that none is hidden."""
+    pictures = []
+    for target, images in evaluation.drawn[Arm.ATTACK].items():
+        private = _nearest_private(data, target, images, evaluation.window)
+        for start in range(0, len(images), _COLUMNS):
+            rows = slice(start, start + _COLUMNS)
+            drawn = figures.reconstruction_grid(
+                images[rows], private[rows], columns=_COLUMNS, window=evaluation.window
+            )
+            caption = (
+                f"Target {data.source.class_names[target]}, samples {start + 1} to "
+                f"{start + len(images[rows])}"
+            )
+            pictures.append((caption, figures.png(drawn)))
+    text = (
+        "All samples that the figures were computed from, in the order in which the "
+        "generator drew them, with the nearest private image above each."
+    )
+    return html.Section("Every reconstruction", text, figures=pictures, wide=True)
 
 
 def _over_rounds(
@@ -157,10 +187,13 @@ def _figures_section(evaluation: Evaluation, noun: str) -> html.Section:
     header = [
         "set",
         "judge share",
+        "rejected",
         "confidence",
         "SSIM",
         "L1",
         "PSNR (dB)",
+        "SSIM to held-out",
+        "L1 to held-out",
         "SSIM to others",
         "diversity",
         "FID",
@@ -169,10 +202,13 @@ def _figures_section(evaluation: Evaluation, noun: str) -> html.Section:
     ]
     keys = (
         "judge_share",
+        "rejected_share",
         "judge_confidence",
         "ssim",
         "l1",
         "psnr",
+        "ssim_to_heldout",
+        "l1_to_heldout",
         "ssim_to_others",
         "diversity",
         "fid",
@@ -200,11 +236,15 @@ def _figures_section(evaluation: Evaluation, noun: str) -> html.Section:
     if len(tables) > 1:
         tables.insert(0, ("All targets", header, rows(evaluation.summary["pooled"])))
     tables.append(_floor_table(evaluation.summary["pooled"]))
+    compared = evaluation.summary["pooled"]["compared"]
     text = (
         "Reference: real held-out images, scored as if they were reconstructions. "
-        "Distances to the victim's images of the target; SSIM over the windows with "
-        "foreground; diversity is the mean pairwise L1; FID, KID and Inception Score "
-        "use the judge's features."
+        "Distances are to the nearest of the victim's "
+        f"{compared['private']} images of the target, and to the nearest of "
+        f"{compared['heldout']} held-out images of it; among fewer images the nearest "
+        "is farther off. SSIM over the windows with foreground; rejected: judged to be "
+        "none of the classes; diversity is the mean pairwise L1; FID, KID and "
+        "Inception Score use the judge's features."
     )
     return html.Section("All figures", text, tables=tables)
 
@@ -237,6 +277,7 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
     control = pooled["control"]
     return [
         ("recovered", pooled["recovered"]),
+        ("recovered against the closest other class", pooled["recovered_closest"]),
         ("targets reached", f"{pooled['reached_count']} of {len(pooled['targets'])}"),
         ("judge share", pooled["attack"]["judge_share"]),
         ("judge share, control", control["judge_share"] if control else None),

@@ -21,17 +21,60 @@ def short(examples, seed, **options):
     )
 
 
-def test_names_held_out_digits_and_has_the_promised_shapes(digits):
-    judge = judge_lib.train_judge(
+@pytest.fixture(scope="module")
+def judge(digits):
+    return judge_lib.train_judge(
         digits.take(range(600)), num_classes=10, image_shape=SHAPE, seed=0
     )
+
+
+def test_names_held_out_digits_and_has_the_promised_shapes(judge, digits):
     assert judge.accuracy(digits.take(range(600, 1797))) > 0.97
     probabilities = judge.probabilities(digits.images[:7])
     assert probabilities.shape == (7, 10) and probabilities.dtype == np.float32
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    rejected = judge.rejected(digits.images[:7])
+    assert rejected.shape == (7,)
+    np.testing.assert_allclose(probabilities.sum(axis=1) + rejected, 1, rtol=1e-5)
     features = judge.features(digits.images[:7])
     assert features.shape == (7, 128) and features.dtype == np.float32
     assert judge.probabilities(digits.images[:0]).shape == (0, 10)
+
+
+def strange_pictures(digits):
+    """Pictures of no digit, by name, not made by the code that trains the judge."""
+    rng = np.random.default_rng(7)
+    uniform = rng.uniform(-1, 1, (50, *SHAPE))
+    # Four bars of noise on a grey ground: what a passive adversary's generator drew.
+    bars = np.where(np.arange(32) // 4 % 2 == 0, 1.0, 0.2)[:, None, None]
+    real = digits.images[600:650]
+    # Tiles of 8 x 8 pixels, turned by one place along both sides and mirrored.
+    tiles = real.reshape(-1, 4, 8, 4, 8, 1)[:, [2, 0, 3, 1]][:, :, :, [1, 3, 0, 2]]
+    return {
+        "uniform": uniform,
+        "faint": -0.7 + 0.2 * uniform,
+        "bars": bars * uniform,
+        "stripes": np.broadcast_to(2 * bars - 1, (50, *SHAPE)),
+        "turned stripes": np.broadcast_to(2 * bars - 1, (50, *SHAPE)).swapaxes(1, 2),
+        "shuffled": tiles.reshape(real.shape),
+        "blank": np.full((1, *SHAPE), -1.0),
+    }
+
+
+def test_rejects_what_is_no_digit(judge, digits):
+    for name, images in strange_pictures(digits).items():
+        assert (judge.rejected(images) > 0.5).mean() >= 0.9, name
+        # And it does not name a class with confidence.
+        assert judge.probabilities(images).max(axis=1).mean() < 0.2, name
+
+
+def test_does_not_reject_held_out_digits(judge, digits):
+    assert (judge.rejected(digits.images[600:]) > 0.5).mean() < 0.02
+
+
+def test_a_rejected_example_counts_as_wrong(judge, digits):
+    shuffled = strange_pictures(digits)["shuffled"]
+    examples = sources.Examples(shuffled, digits.labels[600:650])
+    assert judge.accuracy(examples) < 0.1
 
 
 def test_same_seed_same_bits_and_no_global_random_state(digits):

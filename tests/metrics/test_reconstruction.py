@@ -106,6 +106,90 @@ def test_floor_candidates_by_their_definition(evaluate, inputs):
     assert floor["control"] == pytest.approx(ssim(one.control))
 
 
+def test_strict_floor_and_recovered_against_it_by_hand(evaluate, inputs):
+    found = evaluate(*inputs.values())
+    for one in (*found["targets"], found["pooled"]):
+        floor = one["floor"]
+        names = ("control", "blank", "closest_class_mean", "closest_class_images")
+        strict = max(floor[name] for name in names)
+        assert floor["strict_value"] == strict == floor[floor["strict_source"]]
+        assert strict > floor["value"]
+        attack, reference = one["attack"]["ssim"], one["reference"]["ssim"]
+        expected = (attack - strict) / (reference - strict)
+        assert one["recovered_closest"] == pytest.approx(expected)
+        # The wide floor is the divisor of the other figure only.
+        wide = (attack - floor["value"]) / (reference - floor["value"])
+        assert one["recovered"] == pytest.approx(wide)
+
+
+def test_images_of_the_closest_class_are_recovered_but_not_against_it(evaluate, inputs):
+    one = inputs[3]
+    others = {k: one.heldout.of_class(k).images for k in range(10) if k != 3}
+
+    def ssim(images):
+        return similarity_lib.similarity(
+            images, one.private, foreground=True, window=WINDOW
+        ).ssim.mean()
+
+    closest = max(others.values(), key=ssim)
+    found = evaluate(dataclasses.replace(one, attack=closest))["targets"][0]
+    assert found["recovered"] > 0
+    assert found["recovered_closest"] <= 1e-6
+    # Another class that comes as close as the class itself leaves it undefined.
+    labels = one.heldout.labels.copy()
+    labels[np.flatnonzero(labels == 3)[::2]] = 5
+    mixed = sources.Examples(one.heldout.images, labels)
+    kept = mixed.take(np.flatnonzero((labels != 5) | (one.heldout.labels == 3)))
+    found = evaluate(dataclasses.replace(one, heldout=kept))["targets"][0]
+    assert found["recovered"] > 0.5
+    assert found["recovered_closest"] is None
+
+
+def test_extra_controls_are_scored_like_the_attack(evaluate, inputs):
+    runs = {"copy": inputs[3].attack, "noise": inputs[3].control}
+    found = evaluate(dataclasses.replace(inputs[3], extra_controls=runs))
+    one, pooled = found["targets"][0], found["pooled"]
+    for name in ("recovered", "recovered_closest", "reached"):
+        assert one["extra_controls"]["copy"][name] == one[name]
+    noise = one["extra_controls"]["noise"]
+    assert noise["recovered"] < 0
+    assert noise["reached"]["value"] is False
+    assert noise["judge_share"] <= 0.1 and noise["rejected_share"] >= 0.9
+    assert pooled["extra_controls"]["copy"]["reached_count"] == 1
+    assert pooled["extra_controls"]["copy"]["recovered"] == pooled["recovered"]
+    assert pooled["extra_controls"]["noise"]["reached_all"] is False
+
+
+def test_distances_to_held_out_images_by_hand(evaluate, inputs):
+    one = inputs[3]
+    heldout = one.heldout.of_class(3).images
+    copies = dataclasses.replace(one, attack=heldout)
+    found = evaluate(copies)["targets"][0]
+    # Fewer held-out than private images: all are compared with, and each is its own.
+    assert found["compared"] == {"private": len(one.private), "heldout": len(heldout)}
+    assert found["attack"]["l1_to_heldout"] == 0
+    assert found["attack"]["ssim_to_heldout"] == pytest.approx(1)
+    assert found["attack"]["psnr_to_heldout"] == 100
+    assert found["reference"]["l1_to_heldout"] is None
+    assert found["reference"]["ssim_to_heldout"] is None
+    # White among greys of 0 with one private image: one held-out image is drawn.
+    greys = np.zeros((4, 32, 32, 1), np.float32)
+    labels = [3] * 4 + [8] * len(one.heldout)
+    grey = sources.Examples(
+        np.concatenate([greys, one.heldout.images]), np.array(labels, np.int32)
+    )
+    white = np.ones((2, 32, 32, 1), np.float32)
+    single = dataclasses.replace(
+        one, attack=white, private=white[:1], others=white * 0.5, heldout=grey
+    )
+    found = evaluate(single)["targets"][0]
+    assert found["compared"] == {"private": 1, "heldout": 1}
+    assert found["attack"]["l1_to_heldout"] == pytest.approx(1)
+    # A difference of 1 on a range of 2: 10 log10(4 / 1); of .5: 10 log10(4 / .25).
+    assert found["attack"]["psnr_to_heldout"] == pytest.approx(10 * np.log10(4))
+    assert found["attack"]["psnr_to_others"] == pytest.approx(10 * np.log10(16))
+
+
 def test_noise_is_not_recovered(evaluate, inputs):
     noise = np.random.default_rng(2).uniform(-1, 1, (50, 32, 32, 1))
     found = evaluate(dataclasses.replace(inputs[3], attack=noise))["targets"][0]

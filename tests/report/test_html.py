@@ -20,6 +20,8 @@ def summary(**changes):
         "floor": 0.51,
         "class_mean": 0.79,
         "recovered": 0.78,
+        "closest": 0.7,
+        "strict": (0.6, "closest_class_images"),
         "targets": [3],
         "reached_count": 1,
         "reached_all": True,
@@ -34,9 +36,11 @@ def summary(**changes):
         },
         "control": None if values["control"] is None else control,
         "reference": {"ssim": values["reference"]},
-        "floor": {"value": values["floor"], "source": "other_class_means"},
+        "floor": {"value": values["floor"], "source": "other_class_means"}
+        | dict(zip(("strict_value", "strict_source"), values["strict"], strict=True)),
         "class_mean_similarity": values["class_mean"],
         "recovered": values["recovered"],
+        "recovered_closest": values["closest"],
         "reached_count": values["reached_count"],
         "reached_all": values["reached_all"],
     }
@@ -123,7 +127,8 @@ def test_several_targets():
         ),
         ({"reached_count": 0, "reached_all": None}, "partial", "not known"),
         ({"control": None}, "partial", "No control was run"),
-        ({"control_share": 0.9}, "partial", "says little here"),
+        ({"control_share": 0.1}, "partial", "says little here"),
+        ({"control_share": 0.09}, "leak", "it assigns 9% so"),
         ({"recovered": 0.05}, "partial", "in part"),
         (
             {"recovered": 0.05, "reached_count": 0, "reached_all": False},
@@ -139,6 +144,31 @@ def test_verdict_kinds(changes, kind, expected):
     text, found = html.verdict(summary(**changes))
     assert found == kind
     assert expected in text
+
+
+def test_another_class_that_comes_as_close_is_named():
+    clear, _ = html.verdict(summary())
+    assert "of another class" not in clear
+    text, _ = html.verdict(summary(closest=-0.1, strict=(0.77, "closest_class_images")))
+    assert (
+        "but real images of another class come as close (0.77): against the closest "
+        "other class recovered is -0.10."
+    ) in text
+    text, _ = html.verdict(summary(closest=None, strict=(0.8, "closest_class_mean")))
+    assert "but the mean of another class comes as close (0.80)" in text
+    assert "against the closest other class is not defined." in text
+    # Where nothing is recovered at all there is nothing to take back.
+    text, _ = html.verdict(summary(recovered=-0.2, closest=-0.5))
+    assert "as close (" not in text
+
+
+def test_wide_figures_take_a_row_each():
+    picture = ("a", b"png")
+    for wide, expected in ((True, "figures wide"), (False, "figures")):
+        section = html.Section("Pictures", figures=[picture], wide=wide)
+        page = Page(html.render(report(sections=[section])))
+        classes = [a.get("class") for a in page.all("div")]
+        assert expected in classes
 
 
 def test_no_leak_and_undefined_say_nothing_of_individual_records():

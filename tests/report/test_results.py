@@ -10,13 +10,15 @@ from tff_leak.report import results
 
 def _summary(seed, recovered):
     figures = {"judge_share": 1.0, "ssim": 0.6}
+    passive = {"judge_share": 0.05, "ssim": 0.2, "recovered": -0.7}
     target = {
         "target": 3,
         "recovered": recovered,
+        "recovered_closest": 0.3,
         "reached": {"value": True, "diversity_ratio": 0.8},
         "attack": figures,
         "control": {"judge_share": 0.0, "ssim": 0.1},
-        "extra_controls": {"passive": {"ssim": 0.2}} if seed else {},
+        "extra_controls": {"passive": passive} if seed else {},
         "reference": {"judge_share": 1.0, "ssim": 0.7},
         "floor": {"value": 0.5},
         "class_mean_similarity": 0.65,
@@ -45,9 +47,9 @@ def test_rows_intervals_and_pictures(tmp_path):
     (folder / "picture.png").write_bytes(b"png")
     page = results.render(tmp_path, {"digits": "What it is."})
     assert "## digits\n\nWhat it is." in page
-    figures = "1.000 | 0.000 | 0.600 | 0.700 | 0.500 | 0.100 | 0.200 |"
-    assert f"| 1 | 3 | 0.500 | yes | {figures}" in page
-    assert "| 0.500 | 0.100 | not run |" in page  # seed 0
+    figures = "1.000 | 0.000 | 0.600 | 0.700 | 0.500 | 0.100 | -0.700 | 0.050 | 0.200 |"
+    assert f"| 1 | 3 | 0.500 | 0.300 | yes | {figures}" in page
+    assert "| 0.500 | 0.100 | not run | not run | not run |" in page  # seed 0
     # Mean 0.5, deviation 0.1, t(2, .975) = 4.303: half-width .2484.
     assert "mean of 3 seeds: 0.50, 95% interval 0.25 to 0.75." in page
     assert "![digits, seed 2](results/digits/2/picture.png)" in page
@@ -59,8 +61,18 @@ def test_one_seed_and_undefined_values(tmp_path):
     assert "no interval from one seed" in results.render(tmp_path, {})
     _write(tmp_path, "undefined", _summary(0, None))
     page = results.render(tmp_path, {})
-    assert "| 0 | 3 | not defined | yes |" in page
+    assert "| 0 | 3 | not defined | 0.300 | yes |" in page
     assert "not defined for every seed" in page
+
+
+def test_summaries_older_than_a_figure_say_so(tmp_path):
+    summary = _summary(1, 0.4)
+    del summary["targets"][0]["recovered_closest"]
+    del summary["targets"][0]["extra_controls"]["passive"]["recovered"]
+    _write(tmp_path, "old", summary)
+    page = results.render(tmp_path, {})
+    assert "| 0.400 | not measured | yes |" in page
+    assert "| not measured | 0.050 | 0.200 |" in page
 
 
 def test_orders_of_honest_training(tmp_path):

@@ -73,12 +73,14 @@ def inception_score(probabilities: np.ndarray) -> float | None:
     """Inception Score, exp E KL(p(y|x) || p(y)) (Salimans et al., 2016).
 
     Over all samples at once. Between 1 (the classifier says the same of every sample)
-    and the number of classes (certain of each sample, all classes equally frequent).
+    and the number of columns (certain of each sample, all classes equally frequent).
     Samples of one class only score near 1, however good they are; the figure over
     several targets says more.
 
     Args:
-      probabilities: float [n, num_classes], rows that sum to 1.
+      probabilities: float [n, k], rows that sum to 1. With a judge's
+        `all_probabilities`, "none of the classes" counts as one more class: samples
+        that are all rejected with certainty score 1.
 
     Returns:
       The score; None when n is 0.

@@ -2,8 +2,10 @@
 
 It is trained on real images that the victim does not hold, with an architecture other
 than the attacked one (3x3 convolutions, ReLU, batch normalisation), so that what
-fools the attacked model need not fool it. Its confidence alone proves nothing: it
-also names noise. Its penultimate layer supplies the features for FID and KID.
+fools the attacked model need not fool it. A classifier that must name a class names
+one for noise too; the judge has one output more, "none of the classes", trained on
+`non_examples`. It rejects what resembles them and may still name other strange
+pictures. Its penultimate layer supplies the features for FID and KID.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_leak import errors
+from tff_leak.metrics.non_examples import non_examples
 from tff_leak.metrics.similarity import crop
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 _FEATURES = 128
 _BATCH = 32
+# As many non-examples as this share of the real images of a batch.
+_NON_EXAMPLES = 0.4
 _PREDICTION_BATCH = 256
 _DROPOUT = 0.3
 _LEARNING_RATE = 2e-3
@@ -39,7 +44,8 @@ class Judge:
 
     Attributes:
       backbone: Keras model from images to features [n, 128].
-      head: Keras layer from features to logits [n, num_classes].
+      head: Keras layer from features to logits [n, num_classes + 1]; the last is
+        "none of the classes".
       image_shape: (H, W, C).
       fill: float32 [H, W, C], put in the place of pixels outside `visible`.
       visible: bool [H, W, 1], the pixels that the judge looks at.
@@ -69,18 +75,40 @@ class Judge:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities, float32 [n, num_classes], of images [n, H, W, C].
 
+        A row sums to 1 minus the probability that the image shows none of the
+        classes; see `rejected`.
+
         Raises:
           InputError: If the images are not of the judge's shape.
         """
-        return self.probabilities_of_features(self.features(images))
+        return self.all_probabilities(self.features(images))[:, :-1]
 
-    def probabilities_of_features(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities, float32 [n, num_classes], of features [n, 128]."""
+    def rejected(self, images: np.ndarray) -> np.ndarray:
+        """Probability of "none of the classes", float32 [n], of images [n, H, W, C].
+
+        Raises:
+          InputError: If the images are not of the judge's shape.
+        """
+        return self.all_probabilities(self.features(images))[:, -1]
+
+    def all_probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes and, last, of none of them, of features.
+
+        Args:
+          features: float32 [n, 128].
+
+        Returns:
+          float32 [n, num_classes + 1], rows that sum to 1.
+        """
         return tf.nn.softmax(self.head(features)).numpy()
 
     def accuracy(self, examples: Examples) -> float:
-        """Share of the examples (at least one) whose label the judge names."""
-        named = self.probabilities(examples.images).argmax(axis=1)
+        """Share of the examples (at least one) whose label the judge names.
+
+        A rejected example counts as wrong.
+        """
+        features = self.features(examples.images)
+        named = self.all_probabilities(features).argmax(axis=1)
         return float((named == examples.labels).mean())
 
 
@@ -93,7 +121,7 @@ def train_judge(
     epochs: int | None = None,
     mean_pixels_visible: tuple[int, int] | None = None,
 ) -> Judge:
-    """Trains a judge with Adam on shifted copies of real images.
+    """Trains a judge with Adam on shifted copies of real images and on non-examples.
 
     The same arguments give the same judge, bit for bit on one machine; no global
     random state is read or changed.
@@ -123,7 +151,7 @@ def train_judge(
     images = np.where(visible, images, fill)
     if epochs is None:
         epochs = max(_LEAST_EPOCHS, -(-_LEAST_STEPS * _BATCH // len(images)))
-    backbone, head = _network(image_shape, num_classes, seed)
+    backbone, head = _network(image_shape, num_classes + 1, seed)
     batches_an_epoch = -(-len(images) // _BATCH)
     step = _training_step(backbone, head, epochs * batches_an_epoch)
     rng = np.random.default_rng([seed, 1])
@@ -132,14 +160,17 @@ def train_judge(
         # batches that say something about the mean.
         order = rng.permutation(len(images))
         for chosen in np.array_split(order, batches_an_epoch):
-            shifted = _shifted(images[chosen], rng)
+            batch, classes = _with_non_examples(
+                _shifted(images[chosen], rng), labels[chosen], num_classes, rng
+            )
             noise = rng.integers(0, 2**31 - 1, size=2, dtype=np.int32)
-            step(tf.constant(shifted), tf.constant(labels[chosen]), tf.constant(noise))
+            batch = np.where(visible, batch, fill)
+            step(tf.constant(batch), tf.constant(classes), tf.constant(noise))
     return Judge(backbone, head, tuple(image_shape), fill, visible)
 
 
 def _network(
-    image_shape: tuple[int, int, int], num_classes: int, seed: int
+    image_shape: tuple[int, int, int], outputs: int, seed: int
 ) -> tuple[tf.keras.Model, tf.keras.layers.Dense]:
     """Three blocks of convolution, normalisation, ReLU and pooling; 128 features."""
     seeds = iter(np.random.SeedSequence([seed, 0]).generate_state(5) // 2)
@@ -176,7 +207,7 @@ def _network(
         ),
     ]
     head = tf.keras.layers.Dense(
-        num_classes, kernel_initializer=initializer(), name="logits"
+        outputs, kernel_initializer=initializer(), name="logits"
     )
     head.build((None, _FEATURES))
     return tf.keras.Sequential(layers, name="judge"), head
@@ -205,6 +236,18 @@ def _training_step(
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     return step
+
+
+def _with_non_examples(
+    images: np.ndarray, labels: np.ndarray, none: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of real images followed by non-examples, which are of class `none`."""
+    count = max(1, round(_NON_EXAMPLES * len(images)))
+    strange = non_examples(images, labels, count, rng)
+    return (
+        np.concatenate([images, strange]),
+        np.concatenate([labels, np.full(count, none, np.int32)]),
+    )
 
 
 def _shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,15 +1,16 @@
 """Scores reconstructions beside everything that must be known to read the score.
 
-A judge's confidence passes noise, plain SSIM passes blanks, and the class mean passes
-both. So each target is scored together with its control, its reference and its floor,
-by the same functions on sets of images:
+A classifier's confidence passes noise, plain SSIM passes blanks, and the class mean
+passes both. So each target is scored together with its control, its reference and its
+floor, by the same functions on sets of images:
 
 - attack: the reconstructions;
 - control: the same attack in a federation where nobody holds the target;
 - reference: real held-out images of the class, as if they were reconstructions;
 - floor: the largest similarity among the control, a blank image, the means of the
   other classes and real held-out images of the other classes. Both sets are pooled over
-  those classes; the one class that comes closest is reported beside them.
+  those classes. With the one class that comes closest in their place it is the strict
+  floor, reported beside it.
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ class _Scored:
     target: int
     similarity: Similarity
     to_others: Similarity | None
+    to_heldout: Similarity | None  # None for the held-out images themselves
     diversity: float | None
-    probabilities: np.ndarray  # [n, num_classes]
+    probabilities: np.ndarray  # [n, num_classes + 1], the last: none of the classes
     features: np.ndarray  # [n, d]
     private_features: np.ndarray  # [p, d]
 
@@ -102,6 +104,8 @@ class _ScoredTarget:
     other_class_means: list[float]  # one entry a class
     other_class_images: list[float]  # one entry a class
     class_mean_similarity: float
+    private_count: int
+    heldout_count: int  # of the target's class, after drawing
 
 
 def evaluate_targets(
@@ -126,20 +130,29 @@ def evaluate_targets(
       window: (h, w), the rows and columns that the attacked classifier can see; pixels
         outside are replaced by the held-out images' mean before the judge looks, and
         left out elsewhere. None for all.
-      seed: Draws the subset where a set has more than `MAX_SAMPLES` images.
+      seed: Draws the subset where a set has more than `MAX_SAMPLES` images, and which
+        held-out images the distances to held-out images are taken to.
 
     Returns:
       {"targets": [one dictionary a target], "pooled": dictionary}, of numbers, strings
       and None (not defined), ready for JSON. Each dictionary has `attack`, `control`
       (None without one), `reference` and `extra_controls` with for each set
-      {samples, judge_share, judge_confidence, ssim, l1, psnr, ssim_to_others,
-      l1_to_others, diversity, fid, kid, inception_score} (distances to the private
-      images); `floor` with {control, blank, other_class_means, other_class_images,
-      value, source} and, not part of it, `closest_class_mean` and
-      `closest_class_images`; `class_mean_similarity` (the mean of the victim's images,
-      scored as a reconstruction); `recovered`. A target has `target` and `reached` with
-      {value, judge_share, diversity_ratio}; pooled has `targets`, `reached_count` and
-      `reached_all`.
+      {samples, judge_share, rejected_share, judge_confidence, ssim, l1, psnr,
+      diversity, fid, kid, inception_score} (distances to the private images; the judge
+      may also name none of the classes) and {ssim, l1, psnr}_to_others and
+      _to_heldout (None for the reference, which is the held-out images);
+      `compared` with {private, heldout}: among how many images of the class the
+      nearest is sought. The held-out ones are drawn to be as many as the private ones;
+      where there are fewer, all are taken, and distances to them come out larger for
+      that reason alone. `floor` has {control, blank, other_class_means,
+      other_class_images, value, source} and, not part of it, {closest_class_mean,
+      closest_class_images, strict_value, strict_source};
+      `class_mean_similarity` is that of the mean of the victim's images, scored as a
+      reconstruction; `recovered` is against `floor.value`, `recovered_closest` against
+      `floor.strict_value`. An extra control has `recovered` and `recovered_closest`
+      too, against the same floors and reference. A target has `target` and `reached`
+      with {value, judge_share, diversity_ratio}; pooled has `targets`, and instead
+      `reached_count` and `reached_all`; so has each extra control.
 
     Raises:
       InputError: If there is no target, no reconstruction or nothing to compare with,
@@ -151,21 +164,24 @@ def evaluate_targets(
             "victim holds; name it as the attack's target."
         )
     scored = [
-        _score_target(one, judge, foreground, window, np.random.default_rng([seed, i]))
+        _score_target(one, judge, foreground, window, [seed, i])
         for i, one in enumerate(inputs)
     ]
     targets = []
     for one in scored:
         figures = _figures([one])
         targets.append({"target": one.sets["attack"].target, **figures})
-        targets[-1]["reached"] = _reached(figures)
-    verdicts = [one["reached"]["value"] for one in targets]
+        reference = figures["reference"]
+        targets[-1]["reached"] = _reached(figures["attack"], reference)
+        for control in figures["extra_controls"].values():
+            control["reached"] = _reached(control, reference)
     pooled = {
         "targets": [one["target"] for one in targets],
         **_figures(scored),
-        "reached_count": sum(value is True for value in verdicts),
-        "reached_all": _all(verdicts),
+        **_reached_together(targets),
     }
+    for name, control in pooled["extra_controls"].items():
+        control |= _reached_together([one["extra_controls"][name] for one in targets])
     return {"targets": targets, "pooled": pooled}
 
 
@@ -174,21 +190,28 @@ def _score_target(
     judge: Judge,
     foreground: bool,
     window: tuple[int, int] | None,
-    rng: np.random.Generator,
+    seeds: Sequence[int],
 ) -> _ScoredTarget:
     _check(inputs)
+    rng = np.random.default_rng(seeds)
+    heldout = _subset(
+        inputs.heldout.of_class(inputs.target).images,
+        len(inputs.private),
+        np.random.default_rng([*seeds, 1]),
+    )
     fill = np.asarray(inputs.heldout.images).mean(axis=0, dtype=np.float64)
     private_features = judge.features(_hide_outside(inputs.private, window, fill))
 
-    def score_set(images: np.ndarray) -> _Scored:
+    def score_set(name: str, images: np.ndarray) -> _Scored:
         images = _subset(images, MAX_SAMPLES, rng)
         features = judge.features(_hide_outside(images, window, fill))
         return _Scored(
             target=inputs.target,
             similarity=to(images, inputs.private),
             to_others=to(images, inputs.others) if len(inputs.others) else None,
+            to_heldout=to(images, heldout) if name != "reference" else None,
             diversity=mean_pairwise_l1(crop(images, window)),
-            probabilities=judge.probabilities_of_features(features),
+            probabilities=judge.all_probabilities(features),
             features=features,
             private_features=private_features,
         )
@@ -201,11 +224,13 @@ def _score_target(
 
     others = _other_classes(inputs, rng)
     return _ScoredTarget(
-        sets={name: score_set(run) for name, run in _sets(inputs).items()},
+        sets={name: score_set(name, run) for name, run in _sets(inputs).items()},
         blank=mean_ssim(np.full((1, *fill.shape), -1.0)),
         other_class_means=[mean_ssim(mean) for mean, _ in others],
         other_class_images=[mean_ssim(images) for _, images in others],
         class_mean_similarity=mean_ssim(np.mean(inputs.private, 0, keepdims=True)),
+        private_count=len(inputs.private),
+        heldout_count=len(heldout),
     )
 
 
@@ -270,20 +295,33 @@ def _figures(scored: Sequence[_ScoredTarget]) -> dict:
     sets = {name: _summary([one.sets[name] for one in scored]) for name in names}
     control = sets.get("control")
     floor = _floor(scored, control["ssim"] if control else None)
+
+    def recovered_by(figures: dict) -> dict:
+        reference = sets["reference"]["ssim"]
+        return {
+            name: score_lib.recovered(figures["ssim"], floor[key], reference)
+            for name, key in (
+                ("recovered", "value"),
+                ("recovered_closest", "strict_value"),
+            )
+        }
+
     return {
         "attack": sets["attack"],
         "control": control,
         "reference": sets["reference"],
         "extra_controls": {
-            name.removeprefix("extra:"): sets[name]
+            name.removeprefix("extra:"): sets[name] | recovered_by(sets[name])
             for name in names
             if name.startswith("extra:")
         },
         "floor": floor,
         "class_mean_similarity": _mean(one.class_mean_similarity for one in scored),
-        "recovered": score_lib.recovered(
-            sets["attack"]["ssim"], floor["value"], sets["reference"]["ssim"]
-        ),
+        "compared": {
+            "private": sum(one.private_count for one in scored),
+            "heldout": sum(one.heldout_count for one in scored),
+        },
+        **recovered_by(sets["attack"]),
     }
 
 
@@ -294,8 +332,6 @@ def _floor(scored: Sequence[_ScoredTarget], control: float | None) -> dict:
         "other_class_means": _pooled(one.other_class_means for one in scored),
         "other_class_images": _pooled(one.other_class_images for one in scored),
     }
-    known = {name: value for name, value in candidates.items() if value is not None}
-    source = max(known, key=known.get)
     closest = {
         "closest_class_mean": _mean(
             max(one.other_class_means, default=None) for one in scored
@@ -304,7 +340,23 @@ def _floor(scored: Sequence[_ScoredTarget], control: float | None) -> dict:
             max(one.other_class_images, default=None) for one in scored
         ),
     }
-    return {**candidates, "value": known[source], "source": source, **closest}
+    source = _largest(candidates)
+    strict = {name: candidates[name] for name in ("control", "blank")} | closest
+    strict_source = _largest(strict)
+    return {
+        **candidates,
+        "value": candidates[source],
+        "source": source,
+        **closest,
+        "strict_value": strict[strict_source],
+        "strict_source": strict_source,
+    }
+
+
+def _largest(candidates: Mapping[str, float | None]) -> str:
+    """Name of the largest value; a blank image always has one."""
+    known = {name: value for name, value in candidates.items() if value is not None}
+    return max(known, key=known.get)
 
 
 def _pooled(parts: Iterable[list[float]]) -> float | None:
@@ -318,14 +370,16 @@ def _pooled(parts: Iterable[list[float]]) -> float | None:
 def _summary(parts: Sequence[_Scored]) -> dict:
     """Figures of one kind of set, its samples pooled over targets."""
     certain = np.concatenate([part.probabilities[:, part.target] for part in parts])
+    answers = [part.probabilities.argmax(axis=1) for part in parts]
     named = np.concatenate(
-        [part.probabilities.argmax(axis=1) == part.target for part in parts]
+        [named == part.target for named, part in zip(answers, parts, strict=True)]
     )
+    none = parts[0].probabilities.shape[1] - 1
     features = np.concatenate([part.features for part in parts])
     private = np.concatenate([part.private_features for part in parts])
 
-    def mean(figure: str, others: bool = False) -> float | None:
-        runs = [part.to_others if others else part.similarity for part in parts]
+    def mean(figure: str, to: str = "similarity") -> float | None:
+        runs = [getattr(part, to) for part in parts]
         if any(run is None for run in runs):
             return None
         return float(np.concatenate([getattr(run, figure) for run in runs]).mean())
@@ -333,12 +387,16 @@ def _summary(parts: Sequence[_Scored]) -> dict:
     return {
         "samples": len(certain),
         "judge_share": float(named.mean()),
+        "rejected_share": float((np.concatenate(answers) == none).mean()),
         "judge_confidence": float(certain.mean()),
         "ssim": mean("ssim"),
         "l1": mean("l1"),
         "psnr": mean("psnr"),
-        "ssim_to_others": mean("ssim", others=True),
-        "l1_to_others": mean("l1", others=True),
+        **{
+            f"{figure}_{to}": mean(figure, to)
+            for to in ("to_others", "to_heldout")
+            for figure in ("ssim", "l1", "psnr")
+        },
         "diversity": _mean(part.diversity for part in parts),
         "fid": feature_distances.fid(features, private),
         "kid": feature_distances.kid(features, private),
@@ -348,13 +406,20 @@ def _summary(parts: Sequence[_Scored]) -> dict:
     }
 
 
-def _reached(figures: dict) -> dict:
-    attack, reference = figures["attack"], figures["reference"]
-    ratio = score_lib.diversity_ratio(attack["diversity"], reference["diversity"])
+def _reached(samples: dict, reference: dict) -> dict:
+    ratio = score_lib.diversity_ratio(samples["diversity"], reference["diversity"])
     return {
-        "value": score_lib.reached(attack["judge_share"], ratio),
-        "judge_share": attack["judge_share"],
+        "value": score_lib.reached(samples["judge_share"], ratio),
+        "judge_share": samples["judge_share"],
         "diversity_ratio": ratio,
+    }
+
+
+def _reached_together(targets: Sequence[dict]) -> dict:
+    verdicts = [one["reached"]["value"] for one in targets]
+    return {
+        "reached_count": sum(value is True for value in verdicts),
+        "reached_all": _all(verdicts),
     }
 
 

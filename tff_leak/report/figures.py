@@ -9,7 +9,6 @@ page, a dark page and print.
 import io
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from matplotlib import figure, ticker
 from matplotlib.axes import Axes
 
 from tff_leak import errors
+from tff_leak.runtime.atomic import atomic_write_bytes
 
 _INK = "#767c86"
 _GRID = "#8f96a033"
@@ -164,23 +164,9 @@ def save(drawn: figure.Figure, path: str | os.PathLike) -> None:
     A reader sees the old file or the whole new one, also when the program is killed.
     The directory is made where it does not exist.
     """
-    write_atomically(png(drawn), path)
-
-
-def write_atomically(content: bytes, path: str | os.PathLike) -> None:
-    """Writes bytes to a new file in the same directory and renames it to `path`."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp's files are for the owner only.
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
-    except BaseException:
-        pathlib.Path(beside).unlink(missing_ok=True)
-        raise
+    atomic_write_bytes(path, png(drawn))
 
 
 def _cut(images: np.ndarray, window: tuple[int, int] | None) -> np.ndarray:

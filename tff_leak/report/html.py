@@ -10,13 +10,14 @@ import importlib.resources
 import json
 import math
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import jinja2
 
 from tff_leak import errors
 from tff_leak.metrics import score
-from tff_leak.report import figures
+from tff_leak.runtime.atomic import atomic_write_text
 
 LEAK_FROM = 0.5
 """From this `recovered` on, with every target reached, the verdict is a leak."""
@@ -24,7 +25,7 @@ LEAK_FROM = 0.5
 PARTIAL_FROM = 0.1
 """Below this `recovered` the verdict is that nothing was recovered."""
 
-CONTROL_SHARE = 0.5
+CONTROL_SHARE = 0.1
 """From this share of the control's samples on, the judge's word says little."""
 
 _HEADLINES = {
@@ -44,6 +45,7 @@ class Section:
       text: Plain text; an empty line starts a new paragraph.
       figures: (caption, PNG) pairs, shown side by side where there is room. The
         caption also stands in for the picture where it cannot be seen.
+      wide: Gives each figure a row of its own.
       tables: (caption, header, rows); cells are text, numbers, booleans or None.
     """
 
@@ -51,6 +53,7 @@ class Section:
     text: str = ""
     figures: Sequence[tuple[str, bytes]] = ()
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[object]]]] = ()
+    wide: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,9 @@ def render(report: Report) -> str:
 
 def write(report: Report, path: str | os.PathLike) -> None:
     """Writes the report as one HTML file: beside `path` first, then renamed."""
-    figures.write_atomically(render(report).encode("utf-8"), path)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, render(report))
 
 
 def scores(summary: Mapping) -> dict[str, float | None]:
@@ -198,7 +203,29 @@ def _similarity_sentence(summary: Mapping) -> str:
         )
     return (
         f"{figures_}. Recovered {summary['recovered']:.2f} (0: nothing beyond what "
-        "needs no leak; 1: as close as another real image of the class)."
+        "needs no leak; 1: as close as another real image of the class)"
+        f"{_closest_clause(summary)}."
+    )
+
+
+def _closest_clause(summary: Mapping) -> str:
+    """Says so where one other class comes as close as the samples, or as its own."""
+    strict, floor = summary["recovered_closest"], summary["floor"]
+    if summary["recovered"] <= 0 or (strict is not None and strict > 0):
+        return ""
+    come = {
+        "closest_class_images": "real images of another class come",
+        "closest_class_mean": "the mean of another class comes",
+    }[floor["strict_source"]]
+    if strict is None:
+        return (
+            f", but {come} as close ({floor['strict_value']:.2f}) as real images of "
+            "the class itself, so recovered against the closest other class is not "
+            "defined"
+        )
+    return (
+        f", but {come} as close ({floor['strict_value']:.2f}): against the closest "
+        f"other class recovered is {strict:.2f}"
     )
 
 

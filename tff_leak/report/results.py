@@ -20,10 +20,14 @@ README, "How to read the figures". Intervals are 95% (Student t) over the seeds 
 them.
 """
 
+# Of a summary that is older than the figure.
+_UNMEASURED = "not measured"
+
 _CLIENT_GAN = (
     "seed",
     "target",
     "recovered",
+    "recovered, closest class",
     "reached",
     "judge share",
     "control's",
@@ -31,6 +35,8 @@ _CLIENT_GAN = (
     "reference",
     "floor",
     "control's SSIM",
+    "passive recovered",
+    "passive judge share",
     "passive SSIM",
     "class mean",
     "diversity ratio",
@@ -95,6 +101,7 @@ def _client_gan(summaries: Sequence[Mapping]) -> str:
                     summary["seed"],
                     one["target"],
                     one["recovered"],
+                    one.get("recovered_closest", _UNMEASURED),
                     one["reached"]["value"],
                     one["attack"]["judge_share"],
                     control["judge_share"] if control else None,
@@ -102,7 +109,7 @@ def _client_gan(summaries: Sequence[Mapping]) -> str:
                     one["reference"]["ssim"],
                     one["floor"]["value"],
                     control["ssim"] if control else None,
-                    passive["ssim"] if passive else "not run",
+                    *_passive(passive),
                     one["class_mean_similarity"],
                     one["reached"]["diversity_ratio"],
                     summary["task_accuracy"]["attack"],
@@ -112,6 +119,13 @@ def _client_gan(summaries: Sequence[Mapping]) -> str:
             )
     recovered = [s["pooled"]["recovered"] for s in summaries]
     return _table(_CLIENT_GAN, rows) + _interval("recovered", recovered)
+
+
+def _passive(figures: Mapping | None) -> list[object]:
+    keys = ("recovered", "judge_share", "ssim")
+    if figures is None:
+        return ["not run"] * len(keys)
+    return [figures.get(key, _UNMEASURED) for key in keys]
 
 
 def _dssgd(summaries: Sequence[Mapping]) -> str:
