@@ -3,7 +3,7 @@
 Hitaj et al., CCS 2017. The arms of a run differ in one thing each:
 
 - attack: adversaries as configured;
-- control: the same adversaries, budget and seed, but nobody holds a target;
+- control: the same adversaries, settings and seed, but nobody holds a target;
 - passive: the adversaries train their generators but inject nothing (section 9.3).
 """
 

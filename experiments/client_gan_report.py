@@ -26,7 +26,7 @@ _ARM_TEXTS = {
     ),
     Arm.CONTROL: (
         "Control: nobody holds the target",
-        "The same adversary, budget and seed, in a federation from which the target "
+        "The same adversary, settings and seed, in a federation from which the target "
         "class was removed. Whatever resembles the target here does not come from the "
         "victim. Above each stands the nearest of the images that the victim would "
         "have held.",

@@ -66,11 +66,11 @@ def _check_is_preset(run: pathlib.Path, config: dict, preset: pathlib.Path) -> N
         found = config.get(name)
         if isinstance(found, dict):
             pairs = dict(pair.split("=") for pair in text.split(","))
-            same = all(_text(found[key]) == value for key, value in pairs.items())
+            same = all(_same(found[key], value) for key, value in pairs.items())
         elif name == "arms":
             same = set(text.split(",")) <= set(found)  # more controls do no harm
         else:
-            same = _text(found) == text
+            same = _same(found, text)
         if not same:
             raise InputError(
                 f"{run} was made with {name}={_text(found)}, {preset.name} has {text}: "
@@ -79,15 +79,29 @@ def _check_is_preset(run: pathlib.Path, config: dict, preset: pathlib.Path) -> N
 
 
 def _flags(preset: pathlib.Path) -> dict[str, str]:
-    """The flags of a preset and of those that it includes; the last one counts."""
+    """The flags of a preset; they override those of presets that it includes.
+
+    A flag that stands twice in one file is a list.
+    """
     flags_of: dict[str, str] = {}
+    here: set[str] = set()
     for line in preset.read_text(encoding="utf-8").splitlines():
         found = re.fullmatch(r"--(\w+)=(.*)", line.strip())
         if found and found[1] == "flagfile":
             flags_of |= _flags(_CONFIGS / pathlib.Path(found[2]).name)
         elif found:
-            flags_of[found[1]] = found[2]
+            repeated = found[1] in here
+            here.add(found[1])
+            before = f"{flags_of[found[1]]}," if repeated else ""
+            flags_of[found[1]] = before + found[2]
     return flags_of
+
+
+def _same(value: object, text: str) -> bool:
+    """Whether a value of `config.json` is what a flag's text says."""
+    if isinstance(value, float):
+        return value == float(text)
+    return _text(value) == text
 
 
 def _text(value: object) -> str:

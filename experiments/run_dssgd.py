@@ -146,7 +146,7 @@ def _config(sharing: SelectiveSharing, training: LocalSgd, threads: int) -> dict
         "seed": _SEED.value,
         "rounds": _ROUNDS.value,
         "participants": _PARTICIPANTS.value,
-        "orders": [order.value for order in _ORDERS.value],
+        "order": [order.value for order in _ORDERS.value],
         "max_staleness": _MAX_STALENESS.value,
         "sharing": plain(sharing),
         "training": plain(training),

@@ -98,11 +98,12 @@ def _attack_ran(rows, experiment, states):
 
 def test_attack_succeeds_and_the_control_does_not(tmp_path):
     settings = _settings(
-        rounds=30,
+        rounds=50,
         arms=[program.Arm.ATTACK, program.Arm.CONTROL],
+        training=LocalSgd(0.02, batch_size=32),
         attack={"generator_steps": 15, "fakes_per_turn": 120, "stop_share": 0.75},
         generator=program.GeneratorSettings(base_filters=16),
-        snapshot_every=15,
+        snapshot_every=25,
     )
     experiment = program.build_experiment(settings, _data())
     directory, states = _run(experiment, tmp_path / "run")
@@ -116,7 +117,7 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     assert pooled["attack"]["judge_share"] >= 0.8
     assert pooled["control"]["judge_share"] <= 0.1
     assert pooled["attack"]["ssim"] > pooled["control"]["ssim"] + 0.1
-    # After a quarter of the demo's rounds: beyond the floor, and not collapsed.
+    # After less than half of the demo's rounds: beyond the floor, not collapsed.
     assert pooled["recovered"] > 0.2
     assert summary["targets"][0]["reached"]["value"]
     assert summary["task_accuracy"]["attack"] > 0.6

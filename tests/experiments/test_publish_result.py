@@ -10,6 +10,7 @@ CONFIG = {
     "dataset": "mnist",
     "per_class": 200,
     "targets": [1],
+    "learning_rate_decay": 5e-4,
     "arms": ["attack", "control", "passive"],
     "training": {"learning_rate": 0.02, "batch_size": 32, "epochs": 1},
 }
@@ -21,6 +22,7 @@ def presets(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "base.flags").write_text(
         "# What it is.\n--dataset=mnist\n--per_class=200\n--targets=3\n"
+        "--learning_rate_decay=0.0005\n"
         "--arms=attack,control\n--training=learning_rate=0.02,batch_size=32\n"
     )
     (folder / "one.flags").write_text(
@@ -34,6 +36,12 @@ def test_a_preset_includes_another_and_overrides_it(presets):
     flags = publish_result._flags(presets / "one.flags")
     assert flags["targets"] == "1"
     assert flags["dataset"] == "mnist"
+
+
+def test_a_repeated_flag_is_a_list(presets):
+    (presets / "orders.flags").write_text("--order=fixed\n--order=random\n")
+    flags = publish_result._flags(presets / "orders.flags")
+    assert flags == {"order": "fixed,random"}
 
 
 def test_a_run_of_the_preset_passes_also_with_more_controls(presets, tmp_path):
