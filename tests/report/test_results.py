@@ -80,7 +80,7 @@ def test_orders_of_honest_training(tmp_path):
     summary = {"experiment": "dssgd", "seed": 0, "rounds": 5, "orders": orders}
     _write(tmp_path, "dssgd_mnist", summary)
     page = results.render(tmp_path, {})
-    assert "| 0 | fixed | 0.970 | 3 | 0.960 | 5 |" in page
+    assert "| 0 | fixed | 0.9700 | 3 | 0.9600 | 5 |" in page
 
 
 def test_a_broken_summary_is_named(tmp_path):
