@@ -147,10 +147,10 @@ def _over_rounds(
         "task_accuracy": figures.curves(
             _series(rows, "task_accuracy"), "task accuracy", ylimits=(0, 1)
         ),
-        "attack_loss": figures.curves(
-            _series(rows, "attack_loss"), "generator's loss (nats)"
-        ),
     }
+    losses = _series(rows, "attack_loss")
+    if losses:  # None, where no attack has reached its start accuracy.
+        drawings["attack_loss"] = figures.curves(losses, "generator's loss (nats)")
     drawings |= _strips(experiment, evaluation, directory)
     pictures = []
     for name, drawn in drawings.items():

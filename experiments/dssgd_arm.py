@@ -115,9 +115,8 @@ class DssgdArm:
             "injected": float(np.mean([note.injected for note in notes])),
         }
         active = [note for note in notes if note.generator_steps.item() > 0]
-        if (
-            active
-        ):  # An attack that has not begun has no loss; 0 would be a perfect one.
+        # An attack that has not begun has no loss; 0 would be a perfect one.
+        if active:
             metrics["attack_loss"] = float(np.mean([note.loss for note in active]))
             shares = [note.target_share for note in active]
             metrics["attack_share"] = float(np.mean(shares))
