@@ -330,7 +330,7 @@ def _build_turn(
 
     @tf.function
     def take_turn(message, dataset, state):
-        seed = derive(state.seed, state.turn)
+        seed = derive(state.seed, Role.TURN, state.turn)
         downloaded = select_download(
             sharing,
             state.parameters,

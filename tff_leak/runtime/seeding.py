@@ -27,6 +27,7 @@ class Role(enum.IntEnum):
     JUDGE = 11
     DATA = 12
     PARTITION = 13
+    TURN = 14
 
 
 def root(seed: int) -> np.ndarray:
