@@ -12,7 +12,7 @@ export PYTHON
 # A virtual environment whose Python has gone is set up anew.
 $(shell test -x $(RUN) || rm -f $(STAMP))
 
-.PHONY: help demo test lint lock bazel-test clean
+.PHONY: help demo test lint lock bench bench-pfl-env bazel-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo 'make test        run every test (TFDS_DATA_DIR names a directory with MNIST, faces)'
 	@echo 'make lint        check style, import directions and BUILD files'
 	@echo 'make bazel-test  run the tests with Bazel'
+	@echo 'make bench       measure speed, 10 minutes (ARGS=--only=a,c for some)'
 	@echo 'make lock        make requirements.lock anew (ARGS=--upgrade for newer versions)'
 	@echo 'make clean       remove .venv and what tools have cached (runs/ stays)'
 
@@ -42,10 +43,17 @@ lint: $(STAMP)
 bazel-test: $(STAMP)
 	tools/bazel_test.sh $(ARGS)
 
+bench: $(STAMP)
+	$(RUN) -m benchmarks.run $(ARGS)
+
+# PyTorch and pfl, for benchmark e; `make bench` makes it, too, where it is missing.
+bench-pfl-env: $(STAMP)
+	$(RUN) -m benchmarks.pfl_environment
+
 lock:
 	tools/lock.sh $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache \
+	rm -rf $(VENV) benchmarks/.venv-pfl build dist *.egg-info .pytest_cache .ruff_cache \
 	    .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

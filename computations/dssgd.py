@@ -29,10 +29,12 @@ import tensorflow_federated as tff
 from tff_leak.attacks import client_transform
 from tff_leak.attacks.client_transform import ClientTransform, Download
 from tff_leak.defences.selective_sharing import (
+    Criterion,
     SelectiveSharing,
     select_download,
     select_upload,
 )
+from tff_leak.defences.sparse_vector import SparseVector, private_upload
 from tff_leak.errors import InputError
 from tff_leak.models.network import Network, Weights, flatten, unflatten
 from tff_leak.models.training import LocalData, LocalSgd, local_sgd
@@ -95,6 +97,7 @@ def build_dssgd(
     network: Network,
     *,
     sharing: SelectiveSharing | None = None,
+    privacy: SparseVector | None = None,
     training: LocalSgd | None = None,
     transform: ClientTransform | None = None,
     upload_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
@@ -115,11 +118,15 @@ def build_dssgd(
 
     `metrics` has `examples` (int32, trained on in this turn), `loss` (float32, their
     mean cross-entropy in nats) and `uploaded` (float32, the share of all parameters
-    that a participant of the cohort uploaded, on average).
+    that a participant of the cohort uploaded, on average). With `privacy` they also
+    have `epsilon` (float64, what each participant of the cohort spent in this turn);
+    `examples` and `loss` are not covered by it.
 
     Args:
       network: the classifier that is learnt; logits over all classes.
       sharing: the agreement on what is shared; None shares everything.
+      privacy: uploads are chosen and noised by the sparse vector technique, for all
+        participants, in the place of the upload part of `sharing`; None: they are not.
       training: local SGD; None is the paper's.
       transform: what adversaries do with their turns; None: there are none.
       upload_aggregator: how uploads `[P]` are joined, any factory of TFF for an
@@ -135,11 +142,13 @@ def build_dssgd(
       seed: of the initial model and of the staleness.
 
     Raises:
-      InputError: if a value is out of its range, or the network keeps running
-        statistics, which this protocol does not share.
+      InputError: if a value is out of its range, `sharing` and `privacy` disagree on
+        uploads, or the network keeps running statistics, which this protocol does not
+        share.
     """
     _check(network, max_staleness, recency_decay)
     sharing = sharing or SelectiveSharing()
+    _check_uploads(sharing, privacy)
     training = training or LocalSgd()
     aggregation = (upload_aggregator or tff.aggregators.SumFactory()).create(
         tff.types.tensorflow_to_type(tf.TensorSpec([network.num_parameters]))
@@ -149,7 +158,7 @@ def build_dssgd(
     initialize = _build_initialize(network, aggregation, max_staleness, root)
     server_type = initialize.type_signature.result.member
     publish = _build_publish(server_type, max_staleness, root)
-    take_turn = _build_turn(network, sharing, training, transform)
+    take_turn = _build_turn(network, sharing, privacy, training, transform)
     element_spec = element_spec or (
         tf.TensorSpec([None, *network.input_shape]),
         tf.TensorSpec([None], tf.int32),
@@ -161,6 +170,7 @@ def build_dssgd(
         tff.types.tensorflow_to_type(client_state_spec(network, transform)),
     )
     update_server = _build_update(server_type, recency_decay, max_staleness)
+    measure = _build_metrics(turn_on_client.type_signature.result.counts)
 
     @tff.federated_computation(
         tff.FederatedType(server_type, tff.SERVER),
@@ -175,7 +185,7 @@ def build_dssgd(
         return (
             tff.federated_map(update_server, (server, total.result, total.state)),
             turn.state,
-            tff.federated_map(_metrics, counts),
+            tff.federated_map(measure, counts),
         )
 
     return tff.templates.IterativeProcess(initialize, next_turn)
@@ -262,6 +272,7 @@ class _Counts(NamedTuple):
     examples: Any
     loss_sum: Any
     uploaded: Any
+    epsilon: Any = ()  # float64, or empty without privacy
 
 
 class _Turn(NamedTuple):
@@ -323,10 +334,12 @@ def _build_publish(server_type, max_staleness: int, root: np.ndarray) -> Callabl
 def _build_turn(
     network: Network,
     sharing: SelectiveSharing,
+    privacy: SparseVector | None,
     training: LocalSgd,
     transform: ClientTransform | None,
 ) -> Callable:
     """A participant's turn: algorithm 1 of Hitaj et al., lines 3 to 15."""
+    choose_upload = _build_upload(sharing, privacy)
 
     @tf.function
     def take_turn(message, dataset, state):
@@ -354,15 +367,14 @@ def _build_turn(
             state.steps,
             derive(seed, Role.SHUFFLE),
         )
-        upload = select_upload(
-            sharing, trained.parameters - downloaded, derive(seed, Role.UPLOAD)
-        )
+        upload, epsilon = choose_upload(trained.parameters - downloaded, seed)
         examples = tf.shape(data.labels)[0]
         counts = _Counts(
             participants=tf.constant(1.0),
             examples=examples,
             loss_sum=trained.loss * tf.cast(examples, tf.float32),
             uploaded=tf.reduce_mean(tf.cast(tf.not_equal(upload, 0), tf.float32)),
+            epsilon=epsilon,
         )
         state = ClientState(
             participant=state.participant,
@@ -375,6 +387,18 @@ def _build_turn(
         return _Turn(upload, state, counts)
 
     return take_turn
+
+
+def _build_upload(sharing: SelectiveSharing, privacy: SparseVector | None) -> Callable:
+    """What of an update is uploaded, and its epsilon, empty without privacy."""
+
+    def shared(update, seed):
+        return select_upload(sharing, update, derive(seed, Role.UPLOAD)), ()
+
+    def private(update, seed):
+        return private_upload(privacy, update, derive(seed, Role.SPARSE_VECTOR))
+
+    return shared if privacy is None else private
 
 
 def _local_data(network: Network, dataset: tf.data.Dataset) -> LocalData:
@@ -424,22 +448,24 @@ def _build_update(server_type, decay: float, max_staleness: int) -> Callable:
     return update_server
 
 
-_COUNTS_SPEC = _Counts(
-    participants=tf.TensorSpec([]),
-    examples=tf.TensorSpec([], tf.int32),
-    loss_sum=tf.TensorSpec([]),
-    uploaded=tf.TensorSpec([]),
-)
+def _build_metrics(counts_type) -> Callable:
+    """The metrics of a turn from the cohort's summed counts."""
 
+    @tff.tensorflow.computation(counts_type)
+    def measure(counts):
+        examples = tf.maximum(tf.cast(counts.examples, tf.float32), 1.0)
+        participants = tf.maximum(counts.participants, 1.0)
+        metrics = collections.OrderedDict(
+            examples=counts.examples,
+            loss=counts.loss_sum / examples,
+            uploaded=counts.uploaded / participants,
+        )
+        if tf.is_tensor(counts.epsilon):
+            # All spend the same: the mean is what each of them spent.
+            metrics["epsilon"] = counts.epsilon / tf.cast(participants, tf.float64)
+        return metrics
 
-@tff.tensorflow.computation(tff.types.tensorflow_to_type(_COUNTS_SPEC))
-def _metrics(counts):
-    examples = tf.maximum(tf.cast(counts.examples, tf.float32), 1.0)
-    return collections.OrderedDict(
-        examples=counts.examples,
-        loss=counts.loss_sum / examples,
-        uploaded=counts.uploaded / tf.maximum(counts.participants, 1.0),
-    )
+    return measure
 
 
 def _check(network: Network, max_staleness: int, recency_decay: float) -> None:
@@ -454,3 +480,28 @@ def _check(network: Network, max_staleness: int, recency_decay: float) -> None:
         )
     if not 0 < recency_decay <= 1:
         raise InputError(f"recency_decay is {recency_decay}: expected it in (0, 1]")
+
+
+def _check_uploads(sharing: SelectiveSharing, privacy: SparseVector | None) -> None:
+    """Raises InputError if `sharing` asks for uploads that `privacy` does not make."""
+    if privacy is None:
+        return
+    if sharing.upload_fraction not in (1.0, privacy.upload_fraction):
+        raise InputError(
+            f"upload_fraction is {sharing.upload_fraction} in sharing and "
+            f"{privacy.upload_fraction} in the sparse vector technique: expected it in "
+            "the latter alone, which chooses the uploads; leave it out of sharing"
+        )
+    for name, default in (
+        ("criterion", Criterion.LARGEST),
+        ("threshold", None),
+        ("bound", None),
+    ):
+        value = getattr(sharing, name)
+        if value != default:
+            shown = value.value if isinstance(value, Criterion) else value
+            raise InputError(
+                f"{name} is {shown} in sharing, beside the sparse vector technique: "
+                "expected it there alone, since that chooses the uploads; leave it "
+                "out of sharing"
+            )

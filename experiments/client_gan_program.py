@@ -17,7 +17,13 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from computations import dssgd
-from experiments.dssgd_arm import ArmState, DssgdArm, build_accuracy, local_dataset
+from experiments.dssgd_arm import (
+    ArmState,
+    DssgdArm,
+    build_accuracy,
+    epsilon_spent,
+    local_dataset,
+)
 from experiments.federation import Federation
 from experiments.networks import papers_networks
 from experiments.run_clock import RunClock
@@ -25,6 +31,7 @@ from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import only_row
 from tff_leak.data.sources import Examples, Source
 from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
 from tff_leak.metrics.judge import Judge, train_judge
 from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
@@ -113,6 +120,7 @@ class Settings:
       attack: fields of `client_gan.ClientGan` that differ from its defaults.
       generator: the adversary's generator.
       snapshot_every: rounds between two looks at the generators.
+      privacy: differential privacy of all uploads; None: there is none.
     """
 
     rounds: int
@@ -125,6 +133,7 @@ class Settings:
     attack: Mapping[str, Any]
     generator: GeneratorSettings
     snapshot_every: int = 10
+    privacy: SparseVector | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,6 +206,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             processes[attack.influence] = dssgd.build_dssgd(
                 network,
                 sharing=settings.sharing,
+                privacy=settings.privacy,
                 training=settings.training,
                 transform=transform,
                 max_staleness=settings.max_staleness,
@@ -336,6 +346,7 @@ def evaluate(
         "task_accuracy": accuracy,
         "judge_accuracy": judge.accuracy(data.reference),
         "visible_window": list(window),
+        "epsilon": epsilon_spent(directory.metrics_csv),
         "seconds": clock.seconds(),
         **scores,
     }

@@ -275,7 +275,7 @@ def _floor_table(pooled: Mapping[str, Any]) -> tuple:
 def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
     pooled, summary = evaluation.summary["pooled"], evaluation.summary
     control = pooled["control"]
-    return [
+    facts = [
         ("recovered", pooled["recovered"]),
         ("recovered against the closest other class", pooled["recovered_closest"]),
         ("targets reached", f"{pooled['reached_count']} of {len(pooled['targets'])}"),
@@ -287,6 +287,9 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
         ("rounds", summary["rounds"]),
         ("seed", summary["seed"]),
     ]
+    if summary["epsilon"] is not None:
+        facts.append(("epsilon, most exposed participant", summary["epsilon"]))
+    return facts
 
 
 def _snapshot_series(

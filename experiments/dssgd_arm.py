@@ -1,7 +1,9 @@
 """DSSGD as an arm of the program loop: a round in which everybody has a turn."""
 
 import asyncio
+import csv
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,6 +79,8 @@ class DssgdArm:
           round's examples), `uploaded` (share of the parameters, mean over turns); of
           adversaries the means of `attack_loss` (nats), `attack_share` (share of G's
           last batch that D took for the target), `generator_steps` and `injected`.
+          With differential privacy `epsilon_total`: what the participant that has
+          spent the most has spent in all its turns (basic composition).
         """
         server, clients = state.server, list(state.clients)
         cohorts = dssgd.turn_order(
@@ -103,6 +107,7 @@ class DssgdArm:
                 )
         metrics["task_accuracy"] = await asyncio.to_thread(self.accuracy, server)
         metrics |= _training_metrics(turns) | self._attack_metrics(clients)
+        metrics |= _privacy_metrics(turns, clients)
         return ArmState(server, clients), metrics
 
     def _attack_metrics(self, clients: Sequence[dssgd.ClientState]) -> dict:
@@ -172,3 +177,34 @@ def _training_metrics(turns: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "train_loss": float((losses * examples).sum() / max(examples.sum(), 1.0)),
         "uploaded": float(np.mean([turn["uploaded"] for turn in turns])),
     }
+
+
+def _privacy_metrics(
+    turns: Sequence[Mapping[str, Any]], clients: Sequence[dssgd.ClientState]
+) -> dict[str, float]:
+    """The budget spent so far, from the price of a turn and every participant's turns.
+
+    A turn costs the same whenever and by whom it is taken, so a participant's number
+    of turns, which its state keeps, is all that has to be remembered.
+    """
+    if "epsilon" not in turns[-1]:
+        return {}
+    most = max(int(client.turn) for client in clients)
+    return {"epsilon_total": most * float(turns[-1]["epsilon"])}
+
+
+def epsilon_spent(metrics_csv: pathlib.Path) -> float | None:
+    """Returns the budget that the most exposed participant of a run has spent.
+
+    Args:
+      metrics_csv: of the run, with a column `<arm>/epsilon_total` for each arm.
+
+    Returns:
+      The largest over the arms at the last round; None without differential privacy.
+    """
+    with open(metrics_csv, newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    spent = [
+        float(text) for key, text in last.items() if key.endswith("/epsilon_total")
+    ]
+    return max(spent, default=None)

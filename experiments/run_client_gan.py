@@ -16,13 +16,14 @@ from computations.dssgd import TurnOrder
 from experiments import client_gan_program, client_gan_report
 from experiments.federation import build_federation, check_staleness, integers
 from experiments.run_clock import RunClock
-from experiments.settings import parse, plain
+from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.data import partition, sources
 from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
-from tff_leak.runtime import cli, native
+from tff_leak.runtime import cli, runtimes
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 
@@ -67,6 +68,12 @@ _ARMS = flags.DEFINE_list(
 _SHARING = flags.DEFINE_string(
     "sharing", "", "Overrides of SelectiveSharing, e.g. upload_fraction=0.1."
 )
+_SPARSE_VECTOR = flags.DEFINE_string(
+    "sparse_vector",
+    "",
+    "Differential privacy of uploads: settings of SparseVector, e.g. "
+    "epsilon_per_parameter=10,upload_fraction=0.1; empty: none.",
+)
 _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
 )
@@ -91,13 +98,22 @@ _SNAPSHOT_EVERY = flags.DEFINE_integer(
 _THREADS = flags.DEFINE_integer(
     "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
 )
+_RUNTIME = flags.DEFINE_enum(
+    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    runtimes.PRECISIONS,
+    "Of convolutions and products of matrices; bfloat16 in process only.",
+)
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags, runs the experiment, writes and announces the report."""
     del argv
     started = time.monotonic()
-    threads = native.use_threads(_THREADS.value)
+    threads = runtimes.use_threads(_THREADS.value)
     if not _OUTPUT_DIR.value:
         raise InputError(
             "--output_dir is missing: expected a directory for the run; for example "
@@ -111,7 +127,12 @@ def main(argv: list[str]) -> None:
         _OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
     ) as directory:
         clock = RunClock(directory, started)
-        native.install(threads=threads)
+        runtimes.use(
+            _RUNTIME.value,
+            threads=threads,
+            asynchronous=True,
+            precision=_PRECISION.value,
+        )
         with Progress(settings.rounds, "client GAN") as progress:
             states = asyncio.run(
                 client_gan_program.run(experiment, directory, progress)
@@ -139,6 +160,9 @@ def _settings() -> client_gan_program.Settings:
         attack=parse(ClientGan, _ATTACK.value, flag=_ATTACK.name, given=fixed),
         generator=build(client_gan_program.GeneratorSettings, _GENERATOR),
         snapshot_every=_SNAPSHOT_EVERY.value,
+        privacy=build_optional(
+            SparseVector, _SPARSE_VECTOR.value, flag=_SPARSE_VECTOR.name
+        ),
     )
 
 
@@ -174,7 +198,9 @@ def _data(seed: int) -> client_gan_program.Data:
 
 def _config(settings: client_gan_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
-    return {
+    # Only where it is set: runs from before there was the flag go on.
+    privacy = {"sparse_vector": plain(settings.privacy)} if settings.privacy else {}
+    return privacy | {
         "experiment": "client_gan",
         "dataset": _DATASET.value,
         "data_dir": _DATA_DIR.value,
@@ -193,6 +219,8 @@ def _config(settings: client_gan_program.Settings, threads: int) -> dict:
         "generator": plain(settings.generator),
         "snapshot_every": settings.snapshot_every,
         "threads": threads,
+        "runtime": _RUNTIME.value,
+        "precision": _PRECISION.value,
     }
 
 

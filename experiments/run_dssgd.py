@@ -17,16 +17,22 @@ from absl import flags
 
 from computations import dssgd
 from computations.dssgd import TurnOrder
-from experiments.dssgd_arm import DssgdArm, build_accuracy, local_dataset
+from experiments.dssgd_arm import (
+    DssgdArm,
+    build_accuracy,
+    epsilon_spent,
+    local_dataset,
+)
 from experiments.federation import build_federation
 from experiments.networks import papers_networks
 from experiments.run_clock import RunClock
-from experiments.settings import parse, plain
+from experiments.settings import build_optional, parse, plain
 from tff_leak.data import partition, sources
 from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
-from tff_leak.runtime import cli, native, program
+from tff_leak.runtime import cli, program, runtimes
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
 
@@ -51,11 +57,23 @@ _MAX_STALENESS = flags.DEFINE_integer(
 _SHARING = flags.DEFINE_string(
     "sharing", "", "Overrides of SelectiveSharing, e.g. upload_fraction=0.1."
 )
+_SPARSE_VECTOR = flags.DEFINE_string(
+    "sparse_vector", "", "Differential privacy of uploads, as in run_client_gan."
+)
 _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
 )
 _THREADS = flags.DEFINE_integer(
     "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
+)
+_RUNTIME = flags.DEFINE_enum(
+    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    runtimes.PRECISIONS,
+    "Of convolutions and products of matrices; bfloat16 in process only.",
 )
 
 
@@ -63,19 +81,25 @@ def main(argv: list[str]) -> None:
     """Reads the flags, trains, and prints each order's best accuracy."""
     del argv
     started = time.monotonic()
-    threads = native.use_threads(_THREADS.value)
+    threads = runtimes.use_threads(_THREADS.value)
     if not _OUTPUT_DIR.value:
         raise InputError(
             "--output_dir is missing: expected a directory for the run; for example "
             "--output_dir=runs/dssgd"
         )
-    sharing, training = _settings()
-    arms = _arms(sharing, training)
+    sharing, training, privacy = _settings()
+    arms = _arms(sharing, training, privacy)
+    config = _config(sharing, training, privacy, threads)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, _config(sharing, training, threads), volatile=["data_dir"]
+        _OUTPUT_DIR.value, config, volatile=["data_dir"]
     ) as directory:
         clock = RunClock(directory, started)
-        native.install(threads=threads)
+        runtimes.use(
+            _RUNTIME.value,
+            threads=threads,
+            asynchronous=True,
+            precision=_PRECISION.value,
+        )
         with Progress(_ROUNDS.value, "DSSGD") as progress:
             asyncio.run(
                 program.run(
@@ -92,13 +116,18 @@ def main(argv: list[str]) -> None:
         print(f"Metrics: {directory.metrics_csv}")
 
 
-def _settings() -> tuple[SelectiveSharing, LocalSgd]:
+def _settings() -> tuple[SelectiveSharing, LocalSgd, SparseVector | None]:
     sharing = parse(SelectiveSharing, _SHARING.value, flag="sharing")
     training = parse(LocalSgd, _TRAINING.value, flag="training")
-    return SelectiveSharing(**sharing), LocalSgd(**training)
+    privacy = build_optional(
+        SparseVector, _SPARSE_VECTOR.value, flag=_SPARSE_VECTOR.name
+    )
+    return SelectiveSharing(**sharing), LocalSgd(**training), privacy
 
 
-def _arms(sharing: SelectiveSharing, training: LocalSgd) -> dict[str, DssgdArm]:
+def _arms(
+    sharing: SelectiveSharing, training: LocalSgd, privacy: SparseVector | None
+) -> dict[str, DssgdArm]:
     """One arm an order; the synchronous ones share their process."""
     seed = _SEED.value
     source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
@@ -123,6 +152,7 @@ def _arms(sharing: SelectiveSharing, training: LocalSgd) -> dict[str, DssgdArm]:
             processes[stale] = dssgd.build_dssgd(
                 network,
                 sharing=sharing,
+                privacy=privacy,
                 training=training,
                 max_staleness=stale,
                 seed=seed,
@@ -138,8 +168,15 @@ def _arms(sharing: SelectiveSharing, training: LocalSgd) -> dict[str, DssgdArm]:
     return arms
 
 
-def _config(sharing: SelectiveSharing, training: LocalSgd, threads: int) -> dict:
-    return {
+def _config(
+    sharing: SelectiveSharing,
+    training: LocalSgd,
+    privacy: SparseVector | None,
+    threads: int,
+) -> dict:
+    # Only where it is set: runs from before there was the flag go on.
+    private = {"sparse_vector": plain(privacy)} if privacy else {}
+    return private | {
         "experiment": "dssgd",
         "dataset": _DATASET.value,
         "data_dir": _DATA_DIR.value,
@@ -151,6 +188,8 @@ def _config(sharing: SelectiveSharing, training: LocalSgd, threads: int) -> dict
         "sharing": plain(sharing),
         "training": plain(training),
         "threads": threads,
+        "runtime": _RUNTIME.value,
+        "precision": _PRECISION.value,
     }
 
 
@@ -173,6 +212,7 @@ def _summary(directory: RunDirectory, orders: list[str], clock: RunClock) -> dic
         "seed": directory.config["seed"],
         "rounds": len(rows),
         "seconds": clock.seconds(),
+        "epsilon": epsilon_spent(directory.metrics_csv),
         "orders": figures,
     }
 

@@ -49,6 +49,29 @@ def parse(cls: type[T], text: str, *, flag: str, given: Collection[str] = ()) ->
     return values
 
 
+def build_optional(cls: type[T], text: str, *, flag: str) -> T | None:
+    """Builds a dataclass from a flag that may be left out.
+
+    Args:
+      cls: the dataclass.
+      text: the flag's value, as for `parse`; empty for None.
+      flag: its name, for messages.
+
+    Raises:
+      InputError: as `parse`, or if a field without default is not given.
+    """
+    values = parse(cls, text, flag=flag)
+    if not values:
+        return None
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise InputError(
+                f"--{flag} is {text!r}: expected {field.name}=... in it, which has no "
+                "default; add it"
+            )
+    return cls(**values)
+
+
 def _convert(hint: Any, text: str, where: str) -> Any:
     kinds = [hint]
     if isinstance(hint, types.UnionType):

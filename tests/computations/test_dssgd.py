@@ -9,7 +9,8 @@ import tensorflow_federated as tff
 
 from computations.dssgd import TurnOrder, build_dssgd, initial_client_state, turn_order
 from tff_leak.attacks import client_gan
-from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
+from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, generators, layers
 from tff_leak.models.network import sequential
@@ -287,3 +288,71 @@ def test_running_statistics_are_refused():
     network = sequential("bn", (2,), [layers.batch_norm(scale=layers.ones)])
     with pytest.raises(InputError, match="network bn keeps running statistics"):
         build_dssgd(network)
+
+
+class TestPrivacy:
+    """The sparse vector technique in the place of selective sharing."""
+
+    # Next to no noise, so that a hand can compute what is uploaded.
+    faint = SparseVector(1e7, upload_fraction=0.75, threshold=0.06, bound=0.07)
+
+    def test_it_chooses_the_upload_and_states_its_price(self):
+        process = build_dssgd(LINEAR, training=STEP, privacy=self.faint)
+        metrics_type = process.next.type_signature.result[2]
+        assert metrics_type.compact_representation() == (
+            "<examples=int32,loss=float32,uploaded=float32,epsilon=float64>@SERVER"
+        )
+        server = process.initialize()
+        server, clients, metrics = process.next(
+            server, [FIRST, FIRST], _clients(server, 2)
+        )
+        # Changes are +-0.1 and +-0.05: two are above tau, and are bounded to 0.07.
+        np.testing.assert_allclose(server.parameters, [0.14, -0.14, 0, 0], atol=1e-6)
+        np.testing.assert_allclose(clients[0].parameters, FIRST_UPDATE, rtol=1e-6)
+        assert metrics["uploaded"] == 0.5
+        assert metrics["epsilon"] == 3e7  # c = 3 of 4, for each of the two
+
+    def test_every_participant_and_turn_has_its_own_noise(self):
+        loud = SparseVector(1.0, threshold=0.0, bound=0.07)
+        network = classifiers.mlp(2, (4, 4, 1), hidden=8)
+        process = build_dssgd(network, privacy=loud)
+        empty = tf.data.Dataset.from_tensors(
+            (np.zeros((0, 4, 4, 1), np.float32), np.zeros(0, np.int32))
+        )
+
+        def uploads():
+            server = start = process.initialize()
+            seen = []
+            clients = _clients(server, 2, network)
+            for number in (0, 0, 1):
+                server, [clients[number]], _ = process.next(
+                    start, [empty], [clients[number]]
+                )
+                seen.append(np.array(server.parameters - start.parameters))
+            return seen
+
+        first, again = uploads(), uploads()
+        np.testing.assert_array_equal(first, again)
+        assert all(np.count_nonzero(upload) > 20 for upload in first)
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            assert np.any(first[one] != first[other])
+
+    @pytest.mark.parametrize(
+        "sharing, message",
+        [
+            ({"upload_fraction": 0.1}, "upload_fraction is 0.1 in sharing and 0.75 in"),
+            ({"bound": 0.1}, "bound is 0.1 in sharing, beside the sparse vector"),
+            (
+                {"criterion": Criterion.RANDOM, "threshold": 0.1},
+                "criterion is random in sharing, beside the sparse vector",
+            ),
+        ],
+    )
+    def test_contradictions_are_refused(self, sharing, message):
+        with pytest.raises(InputError, match=message):
+            build_dssgd(LINEAR, sharing=SelectiveSharing(**sharing), privacy=self.faint)
+
+    def test_a_download_fraction_and_the_same_upload_fraction_are_not(self):
+        sharing = SelectiveSharing(upload_fraction=0.75, download_fraction=0.5)
+        process = build_dssgd(LINEAR, sharing=sharing, privacy=self.faint)
+        assert "epsilon" in str(process.next.type_signature.result[2])

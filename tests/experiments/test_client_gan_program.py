@@ -4,6 +4,7 @@
 
 import asyncio
 import csv
+import functools
 import html
 import json
 import time
@@ -20,6 +21,7 @@ from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.data import partition, sources
 from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
 from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
 from tff_leak.runtime import native
@@ -111,6 +113,7 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     clock = RunClock(directory, time.monotonic())
     evaluation = program.evaluate(experiment, states, directory, clock)
     summary = json.loads(directory.summary.read_text())
+    assert summary["epsilon"] is None
     pooled = summary["pooled"]
     # The judge is right on .98 of real digits; chance is .1.
     assert summary["judge_accuracy"] > 0.95
@@ -131,6 +134,29 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     assert finding in html.unescape(directory.report.read_text())
     assert (directory.figures / "attack_3.png").exists()
     assert (directory.figures / "control_3.png").exists()
+    directory.close()
+
+
+def test_epsilon_of_a_private_run_is_in_metrics_and_summary(tmp_path, monkeypatch):
+    # How good the judge is does not matter here.
+    quick = functools.partial(program.train_judge, epochs=1)
+    monkeypatch.setattr(program, "train_judge", quick)
+    privacy = SparseVector(10.0, upload_fraction=0.1)
+    settings = _settings(rounds=2, privacy=privacy)
+    experiment = program.build_experiment(settings, _data(per_class=5))
+    directory, states = _run(experiment, tmp_path / "run")
+    spent = total_epsilon(privacy, experiment.network.num_parameters, turns=2)
+    rows = _metrics(directory)
+    totals = [float(row["attack/epsilon_total"]) for row in rows]
+    assert totals == [spent / 2, spent]
+    # A tenth at most, rounded up.
+    assert all(0 < float(row["attack/uploaded"]) <= 0.1001 for row in rows)
+    assert _attack_ran(rows, experiment, states)
+    clock = RunClock(directory, time.monotonic())
+    evaluation = program.evaluate(experiment, states, directory, clock)
+    assert json.loads(directory.summary.read_text())["epsilon"] == spent
+    client_gan_report.write_report(experiment, evaluation, directory)
+    assert "epsilon, most exposed participant" in directory.report.read_text()
     directory.close()
 
 

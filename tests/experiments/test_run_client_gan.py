@@ -64,6 +64,11 @@ BAD = {
     "adversary that is not there": (["--adversaries=5"], "5"),
     "upload fraction of 0": (["--sharing=upload_fraction=0"], "upload_fraction"),
     "download fraction over 1": (["--sharing=download_fraction=1.1"], "1.1"),
+    "privacy without a budget": (["--sparse_vector=bound=0.1"], "epsilon_per_param"),
+    "two upload fractions": (
+        ["--sparse_vector=epsilon_per_parameter=1", "--sharing=upload_fraction=0.2"],
+        "upload_fraction is 0.2 in sharing",
+    ),
     "unknown setting": (["--attack=steps=3"], "steps=3"),
     "unknown optimiser": (["--generator=optimizer=sgdm"], "sgdm"),
     "momentum out of range": (
@@ -232,10 +237,13 @@ class TestARun:
         assert result.returncode == 0, result.stderr
         assert "Report:" in result.stdout
 
-    def test_ctrl_c_is_one_line_and_leaves_no_worker(self, tmp_path):
+    @pytest.mark.parametrize("runtime", ["in_process", "native"])
+    def test_ctrl_c_is_one_line_and_leaves_no_worker(self, tmp_path, runtime):
         output = tmp_path / "run"
         process = subprocess.Popen(
-            _command(*SMALL, "--rounds=500", f"--output_dir={output}"),
+            _command(
+                *SMALL, "--rounds=500", f"--runtime={runtime}", f"--output_dir={output}"
+            ),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -245,7 +253,7 @@ class TestARun:
         try:
             _wait_for_another_round(output, process)
             workers = _children(process.pid)
-            assert workers
+            assert bool(workers) == (runtime == "native")
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)
         finally:

@@ -46,7 +46,36 @@ def test_orders_are_measured_after_every_turn(tmp_path):
         assert f"{name}: best accuracy {best:.4f}" in result.stdout
     # Chance is .1; a model that has forgotten the other half is right on half at most.
     assert summary["orders"]["all_at_once"]["best_accuracy"] > 0.6
-    assert not any("attack" in key for key in rows[0])
+    assert not any("attack" in key or "epsilon" in key for key in rows[0])
+    assert summary["epsilon"] is None
+    assert "sparse_vector" not in json.loads((output / "config.json").read_text())
+
+
+def test_differential_privacy_is_one_flag(tmp_path):
+    output = tmp_path / "run"
+    result = _run(
+        "--dataset=digits",
+        "--rounds=2",
+        "--order=all_at_once",
+        "--sharing=download_fraction=0.9",
+        "--sparse_vector=epsilon_per_parameter=10,upload_fraction=0.1",
+        f"--output_dir={output}",
+    )
+    assert result.returncode == 0, result.stderr
+    config = json.loads((output / "config.json").read_text())
+    assert config["sparse_vector"] == {
+        "epsilon_per_parameter": 10.0,
+        "upload_fraction": 0.1,
+        "threshold": 1e-4,
+        "bound": 1e-3,
+        "selection_share": 8 / 9,
+    }
+    rows = list(csv.DictReader((output / "metrics.csv").open(newline="")))
+    # The CNN of section 8.3 with its 11 outputs has 105,707 parameters; a tenth, up.
+    spent = [float(row["all_at_once/epsilon_total"]) for row in rows]
+    assert spent == [105_710.0, 211_420.0]
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["epsilon"] == 211_420.0
 
 
 def test_staleness_has_to_be_positive(tmp_path):

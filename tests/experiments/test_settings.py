@@ -5,6 +5,7 @@ import pytest
 from experiments import settings
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
+from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
 
 
@@ -51,6 +52,21 @@ def test_booleans_and_integers_are_checked():
         settings.parse(ClientGan, "influence=1", flag="attack")
     with pytest.raises(InputError, match="replay_turns is '1.5': expected an integer"):
         settings.parse(ClientGan, "replay_turns=1.5", flag="attack")
+
+
+def test_a_flag_that_may_be_left_out():
+    def build(text):
+        return settings.build_optional(SparseVector, text, flag="sparse_vector")
+
+    assert build("") is None
+    assert build("epsilon_per_parameter=10,upload_fraction=0.1") == SparseVector(
+        10.0, upload_fraction=0.1
+    )
+    message = "--sparse_vector is 'bound=1': expected epsilon_per_parameter=... in it"
+    with pytest.raises(InputError, match=message):
+        build("bound=1")
+    with pytest.raises(InputError, match="epsilon_per_parameter is -1.0: expected"):
+        build("epsilon_per_parameter=-1")
 
 
 def test_plain_is_json():

@@ -131,6 +131,8 @@ def select_download(
 def _top(score: tf.Tensor, fraction: float) -> tf.Tensor:
     """A mask `[P]` of the ceil(fraction * P) largest scores, ties by position."""
     count = _count(fraction, score.shape[0])
+    if count == score.shape[0]:
+        return tf.ones(score.shape, tf.bool)
     _, indices = tf.math.top_k(score, count, sorted=False)
     return _mask(indices, score.shape[0])
 

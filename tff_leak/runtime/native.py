@@ -33,7 +33,6 @@ from typing import IO, Any
 
 import grpc
 import portpicker
-import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_leak.runtime import parent_death
@@ -131,23 +130,6 @@ class Worker:
         finally:
             with self._lock:
                 self._idle.append(caller)
-
-
-def use_threads(threads: int | None) -> int:
-    """Settles how many threads TensorFlow uses in this process and its workers.
-
-    To be called before TensorFlow computes anything. The number belongs to a run's
-    identity: the last bits of a sum depend on it.
-
-    Args:
-      threads: at least 1; None for one per core that this process may use.
-
-    Returns:
-      The number, for `worker` or `install` and for the run's configuration.
-    """
-    number = threads or len(os.sched_getaffinity(0))
-    tf.config.threading.set_intra_op_parallelism_threads(number)
-    return number
 
 
 @contextlib.contextmanager

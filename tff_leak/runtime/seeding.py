@@ -28,6 +28,8 @@ class Role(enum.IntEnum):
     DATA = 12
     PARTITION = 13
     TURN = 14
+    SPARSE_VECTOR = 15
+    INVERSION = 16
 
 
 def root(seed: int) -> np.ndarray:

@@ -1,0 +1,137 @@
+"""The insides of TensorFlow and TFF that this package stands on, in one place.
+
+Everything else in the package uses public names only. The insides change from release
+to release, so the versions are checked when this module is imported.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow.core.protobuf import saved_object_graph_pb2
+from tensorflow.python.saved_model import (
+    function_deserialization,
+    nested_structure_coder,
+)
+from tensorflow_federated.proto.v0 import computation_pb2
+from tensorflow_federated.python.common_libs import structure
+from tensorflow_federated.python.core.impl.executors import cardinalities_utils
+from tensorflow_federated.python.core.impl.types import type_conversions
+
+_VERSIONS = (("tensorflow", tf, "2.14."), ("tensorflow-federated", tff, "0.87."))
+
+
+def check_versions(modules: Sequence[tuple[str, Any, str]] = _VERSIONS) -> None:
+    """Raises ImportError unless each module has a version that was tried."""
+    for name, module, expected in modules:
+        found = str(module.__version__)
+        if not found.startswith(expected):
+            raise ImportError(
+                f"{name} is {found}: the in-process runtime was made for {expected}*; "
+                "install the versions of requirements.lock, or use the native runtime"
+            )
+
+
+check_versions()
+
+Struct = structure.Struct
+elements = structure.to_elements
+from_container = structure.from_container
+Binding = computation_pb2.TensorFlow.Binding
+
+# Raises if the lists of client values in an argument differ in length.
+infer_cardinalities = cardinalities_utils.infer_cardinalities
+# `Struct`s to the Python containers that a type was annotated with.
+to_python = type_conversions.type_to_py_container
+# The element structure of a dataset of this type.
+to_tf_structure = type_conversions.type_to_tf_structure
+
+
+def proto_of(block: Any) -> computation_pb2.Computation:
+    """Returns a building block's serialised form."""
+    return block.proto
+
+
+def graph_def_of(proto: computation_pb2.Computation) -> tf.compat.v1.GraphDef:
+    """Returns the graph in a serialised TensorFlow computation."""
+    graph_def = tf.compat.v1.GraphDef()
+    if not proto.tensorflow.graph_def.Unpack(graph_def):
+        raise ValueError("Expected a packed GraphDef in a TensorFlow computation.")
+    return graph_def
+
+
+def import_graph(graph_def: tf.compat.v1.GraphDef, suffix: str) -> Any:
+    """Imports a graph whose functions and resources share no name with another's.
+
+    Functions are global in eager mode, and resources by their names. The loader of
+    saved models knows how to rename both, and makes functions of the kind that
+    `tf.vectorized_map` can look into.
+
+    Args:
+      graph_def: is changed.
+      suffix: for the names of resources.
+
+    Returns:
+      The graph as a `WrappedFunction`, to be pruned.
+    """
+    functions = function_deserialization.load_function_def_library(
+        graph_def.library, _signatures(graph_def.library), suffix
+    )
+    for node in graph_def.node:
+        function_deserialization.fix_node_def(node, functions, suffix)
+    graph_def.library.Clear()
+
+    def build():
+        graph = tf.compat.v1.get_default_graph()
+        for function in functions.values():
+            function.add_to_graph(graph)
+        tf.graph_util.import_graph_def(graph_def, name="")
+
+    return tf.compat.v1.wrap_function(build, [])
+
+
+def _signatures(library: Any) -> saved_object_graph_pb2.SavedObjectGraph:
+    """Says what functions take and return, as a saved model would.
+
+    Without it the loader takes them for functions without inputs and outputs.
+    """
+
+    def specs(arguments):
+        return tuple(
+            tf.TensorSpec(None, tf.dtypes.as_dtype(argument.type))
+            for argument in arguments
+        )
+
+    encode = nested_structure_coder.encode_structure
+    signatures = saved_object_graph_pb2.SavedObjectGraph()
+    for function in library.function:
+        signature = function.signature
+        entry = signatures.concrete_functions[signature.name]
+        inputs = encode((specs(signature.input_arg), {}))
+        entry.canonicalized_input_signature.CopyFrom(inputs)
+        entry.output_signature.CopyFrom(encode(specs(signature.output_arg)))
+    return signatures
+
+
+def is_reshuffled(dataset: tf.data.Dataset) -> bool:
+    """Whether a dataset has another order each time that it is read."""
+    if getattr(dataset, "_reshuffle_each_iteration", False):
+        return True
+    return any(is_reshuffled(source) for source in dataset._inputs())
+
+
+def call_flat(function: Any, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Calls a `ConcreteFunction` on tensors; for eager use only.
+
+    The public call binds arguments to a signature and looks for tapes, which takes
+    longer than a small piece itself.
+    """
+    inner = function._inference_function
+    outputs = inner(*tensors, *function.captured_inputs)
+    return [] if outputs is None else outputs  # None of a function without any.
+
+
+def array_of(tensor: tf.Tensor) -> Any:
+    """Returns an eager tensor's content as NumPy, without a copy where possible."""
+    return tensor._numpy()
