@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes requirements.lock from requirements.in and requirements.overrides. Versions
-# already in the lock are kept where they still fit; --upgrade takes newer ones.
+# Makes requirements.lock from requirements.in and requirements.overrides, and
+# requirements-gpu.lock from requirements-gpu.in. Versions already in the lock are kept
+# where they still fit; --upgrade takes newer ones.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,3 +19,8 @@ fi
     --only-binary :all: --no-binary promise \
     --generate-hashes --no-header --no-annotate --quiet \
     --output-file requirements.lock "$@"
+# What it needs beside itself is in requirements.lock.
+"$uv" pip compile requirements-gpu.in --no-deps \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+    --only-binary :all: --generate-hashes --no-header --no-annotate --quiet \
+    --output-file requirements-gpu.lock "$@"

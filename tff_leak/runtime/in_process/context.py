@@ -128,7 +128,8 @@ class Runtime:
         )
 
     def _count_trace(self) -> None:
-        self.traces += 1
+        with self._lock:
+            self.traces += 1
 
 
 class InProcessContext(tff.framework.SyncContext):

@@ -135,7 +135,7 @@ class Execution:
 
     def _run_chunk(self, number, phase, found, zeros, shared, slot, clients, stop):
         """Some clients one after another, on one accumulator."""
-        if self._vectorize > 1 and len(clients) > 1:
+        if self._vectorize > 1:
             split = self.segments.split(number)
             if split is not None:
                 batches = _Batches(self, number, split, found, zeros, shared, slot)
@@ -158,9 +158,9 @@ class Execution:
         """Joins the accumulators of slots, and of chunks, in their order."""
         if not phase.aggregations:
             return []
-        segment = self.segments.merge(number, self._server)
         where = "where accumulators are merged"
         while len(parts) > 1:
+            segment = self.segments.merge(number, self._server)
             # In pairs: a row is copied once for each doubling of the cohort.
             merged = [
                 self.guard(segment, [*left, *right], self._server, where, number)
@@ -177,9 +177,11 @@ class Execution:
             with tf.device(slot.device):
                 return segment(inputs)
         except tf.errors.OpError as error:
+            # Before the last paragraph stand the stacks of where it was defined.
+            reason = error.message.strip().rsplit("\n\n", 1)[-1]
             raise ComputationError(
                 f"TensorFlow failed {where}, in phase {phase} of the computation "
-                f"{self._name}: {error.message}"
+                f"{self._name}: {reason}"
             ) from error
 
 

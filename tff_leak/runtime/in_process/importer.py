@@ -104,7 +104,7 @@ def _as_piece(main, initialise, order: list[int], token: bool) -> Piece:
         return outputs if isinstance(outputs, list | tuple) else [outputs]
 
     def run(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        # All calls of one run share a token, and no other run has it.
+        # All calls of one run share a token. In a traced function it is a constant.
         tokens = [tf.constant(f"run{next(_serial)}")] if token else []
         if initialise is not None:
             # A call of its own: within one function nothing would order the two.
