@@ -12,7 +12,13 @@ from tff_leak.runtime.in_process import plan as planning
 from tff_leak.runtime.in_process import values
 from tff_leak.runtime.in_process.importer import Importer
 from tff_leak.runtime.in_process.interpreter import Interpreter
-from tff_leak.runtime.in_process.plan import PARAMETER, Aggregation, Plan, Symbol
+from tff_leak.runtime.in_process.plan import (
+    PARAMETER,
+    Aggregation,
+    Plan,
+    Step,
+    Symbol,
+)
 from tff_leak.runtime.in_process.values import Value
 
 Segment = Callable[[list[tf.Tensor]], list[tf.Tensor]]
@@ -58,9 +64,7 @@ class Segments:
             for aggregation, state in zip(phase.finished, states, strict=True):
                 report = interpreter.function(aggregation.report, environment)
                 environment[aggregation.name] = report(state)
-            for step in phase.server:
-                value = interpreter.evaluate(step.call, environment)
-                environment[step.name] = value
+            _take(interpreter, phase.server, environment)
             written = [environment[symbol.name] for symbol in phase.server_writes]
             zeros = [
                 interpreter.evaluate(aggregation.zero, environment)
@@ -82,9 +86,7 @@ class Segments:
             interpreter = Interpreter(self._importer, slot.name)
             states, tensors = _split_states(phase.aggregations, tensors)
             environment = self._environment(reads, tensors)
-            for step in phase.clients:
-                value = interpreter.evaluate(step.call, environment)
-                environment[step.name] = value
+            _take(interpreter, phase.clients, environment)
             added = []
             for aggregation, state in zip(phase.aggregations, states, strict=True):
                 accumulate = interpreter.function(aggregation.accumulate, environment)
@@ -131,9 +133,7 @@ class Segments:
         def body(tensors):
             interpreter = Interpreter(self._importer, "vector")
             environment = self._environment(reads, tensors)
-            for step in split.reading:
-                value = interpreter.evaluate(step.call, environment)
-                environment[step.name] = value
+            _take(interpreter, split.reading, environment)
             return values.flatten(
                 tuple(environment[symbol.name] for symbol in split.read)
             )
@@ -167,9 +167,7 @@ class Segments:
                 environment = common_environment | self._own_environment(
                     split.handed_on, tensors_of_one, common_environment
                 )
-                for step in split.computing:
-                    value = interpreter.evaluate(step.call, environment)
-                    environment[step.name] = value
+                _take(interpreter, split.computing, environment)
                 written = [environment[symbol.name] for symbol in split.written]
                 added = [
                     interpreter.evaluate(aggregation.value, environment)
@@ -272,6 +270,12 @@ class Segments:
         function = tf.function(counted, input_signature=specs, autograph=False)
         concrete = function.get_concrete_function()
         return lambda tensors: values.call_concrete(concrete, tensors)
+
+
+def _take(interpreter: Interpreter, steps: Sequence[Step], environment: dict) -> None:
+    """Puts the values of steps into the environment, one after another."""
+    for step in steps:
+        environment[step.name] = interpreter.evaluate(step.call, environment)
 
 
 def _accumulate_rows(
