@@ -75,6 +75,11 @@ def test_summaries_older_than_a_figure_say_so(tmp_path):
     assert "| not measured | 0.050 | 0.200 |" in page
 
 
+def test_the_time_of_a_run_that_was_killed_and_gone_on_with_is_unknown(tmp_path):
+    _write(tmp_path, "killed", _summary(0, 0.4) | {"seconds": None})
+    assert "| 0.900 | 10 | unknown |" in results.render(tmp_path, {})
+
+
 def test_orders_of_honest_training(tmp_path):
     orders = {"fixed": {"best_accuracy": 0.97, "best_round": 3, "last_accuracy": 0.96}}
     summary = {"experiment": "dssgd", "seed": 0, "rounds": 5, "orders": orders}

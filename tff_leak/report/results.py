@@ -114,11 +114,16 @@ def _client_gan(summaries: Sequence[Mapping]) -> str:
                     one["reached"]["diversity_ratio"],
                     summary["task_accuracy"]["attack"],
                     summary["rounds"],
-                    round(summary["seconds"]),
+                    _seconds(summary["seconds"]),
                 ]
             )
     recovered = [s["pooled"]["recovered"] for s in summaries]
     return _table(_CLIENT_GAN, rows) + _interval("recovered", recovered)
+
+
+def _seconds(seconds: float | None) -> object:
+    # A run that was killed and gone on with does not know how long it took.
+    return "unknown" if seconds is None else round(seconds)
 
 
 def _passive(figures: Mapping | None) -> list[object]:
