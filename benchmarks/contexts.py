@@ -12,8 +12,8 @@ from tff_leak.runtime import native
 Call = Callable[..., Any]
 
 
-def in_process(threads: int, **options: Any) -> Any:
-    """Returns the in-process context; `options` are `tff_leak.runtime.use`'s."""
+def in_process(threads: int | None, **options: Any) -> Any:
+    """Returns the in-process context; all options are `tff_leak.runtime.use`'s."""
     return runtime.use("in_process", threads=threads, asynchronous=False, **options)
 
 

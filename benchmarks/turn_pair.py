@@ -50,12 +50,12 @@ def measure(threads: int, seconds: float) -> Sequence[Figure]:
 
 
 def build(
-    threads: int, settings: Settings | None = None, images: int = IMAGES
+    threads: int | None, settings: Settings | None = None, images: int = IMAGES
 ) -> tuple[Contender, Contender, float]:
     """Builds both contenders, traces them, and makes sure that they do the same.
 
     Args:
-      threads: of TensorFlow.
+      threads: of TensorFlow; None leaves them as they are.
       settings: of the turn pair; None is the benchmark's.
       images: that each participant holds.
 

@@ -2,10 +2,16 @@
 
 import os
 import pathlib
+import signal
 
 import pytest
 
 import tff_leak  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
+
+# Started in the background, this process ignores Ctrl-C, and so would every program
+# that a test starts in order to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
