@@ -6,15 +6,14 @@ from typing import Any
 
 import tensorflow_federated as tff
 
-from tff_leak import runtime
-from tff_leak.runtime import native
+from tff_leak.runtime import native, runtimes
 
 Call = Callable[..., Any]
 
 
 def in_process(threads: int | None, **options: Any) -> Any:
     """Returns the in-process context; all options are `tff_leak.runtime.use`'s."""
-    return runtime.use("in_process", threads=threads, asynchronous=False, **options)
+    return runtimes.use("in_process", threads=threads, asynchronous=False, **options)
 
 
 @contextlib.contextmanager

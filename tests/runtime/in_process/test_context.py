@@ -323,7 +323,7 @@ _INTERRUPTED = """
 import sys, threading
 import tff_leak
 import numpy as np, tensorflow as tf, tensorflow_federated as tff
-from tff_leak import runtime
+from tff_leak.runtime import runtimes
 
 @tff.tensorflow.computation(np.int32)
 def work(x):
@@ -340,7 +340,7 @@ def works(values):
     return tff.federated_sum(tff.federated_map(work, values))
 
 for slots in (1, 2):
-    runtime.use("in_process", concurrent_clients=slots)
+    runtimes.use("in_process", concurrent_clients=slots)
     works([1])
     before = threading.enumerate()
     print("start", flush=True)
@@ -382,7 +382,7 @@ def test_ctrl_c_stops_between_pieces():
 _ON_DEVICES = """
 import tff_leak
 import numpy as np, tensorflow as tf, tensorflow_federated as tff
-from tff_leak import runtime
+from tff_leak.runtime import runtimes
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 one = tf.config.LogicalDeviceConfiguration()
@@ -408,7 +408,7 @@ def both(values, server):
     each = tff.federated_map(at_client, (values, shared))
     return each, tff.federated_sum(each)
 
-runtime.use(
+runtimes.use(
     "in_process",
     client_devices=["CPU:0", "CPU:1"],
     server_device="CPU:2",
