@@ -10,6 +10,7 @@ import tensorflow_federated as tff
 from tff_leak.models import classifiers, layers
 from tff_leak.models.network import Network, Weights, sequential
 from tff_leak.models.training import cross_entropy
+from tff_leak.runtime.in_process.data import dataset_options
 
 CLASSES = 10
 
@@ -122,10 +123,7 @@ def shared_datasets(work: Workload) -> list[tf.data.Dataset]:
 
 def tuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the dataset with the options that suit many short ones."""
-    options = tf.data.Options()
-    options.experimental_optimization.apply_default_optimizations = False
-    options.autotune.enabled = False
-    return dataset.with_options(options)
+    return dataset.with_options(dataset_options())
 
 
 def stock_fed_avg(

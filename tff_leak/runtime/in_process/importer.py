@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_leak.runtime.in_process import shim
+from tff_leak.runtime.in_process import shim, values
 
 _serial = itertools.count()
 
@@ -97,19 +97,13 @@ def _import(block: tff.framework.CompiledComputation) -> Piece:
 
 
 def _as_piece(main, initialise, order: list[int], token: bool) -> Piece:
-    def call(function, tensors):
-        if tf.executing_eagerly():
-            return shim.call_flat(function, tensors)
-        outputs = function(*tensors)
-        return outputs if isinstance(outputs, list | tuple) else [outputs]
-
     def run(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         # All calls of one run share a token. In a traced function it is a constant.
         tokens = [tf.constant(f"run{next(_serial)}")] if token else []
         if initialise is not None:
             # A call of its own: within one function nothing would order the two.
-            call(initialise, tokens)
-        outputs = call(main, [*tensors, *tokens])
+            values.call_concrete(initialise, tokens)
+        outputs = values.call_concrete(main, [*tensors, *tokens])
         return [outputs[index] for index in order]
 
     return Piece(run, initialise is not None)
