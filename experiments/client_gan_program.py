@@ -24,6 +24,7 @@ from experiments.dssgd_arm import (
     epsilon_spent,
     local_dataset,
 )
+from experiments.evaluation import build_judge
 from experiments.federation import Federation
 from experiments.networks import papers_networks
 from experiments.run_clock import RunClock
@@ -33,9 +34,10 @@ from tff_leak.data.sources import Examples, Source
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
-from tff_leak.metrics.judge import Judge, train_judge
+from tff_leak.metrics.identity import evaluate_identity
+from tff_leak.metrics.judge import Judge
 from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
-from tff_leak.models.network import Network, visible_window
+from tff_leak.models.network import Network
 from tff_leak.models.training import LocalSgd
 from tff_leak.runtime import program, seeding, snapshots
 from tff_leak.runtime.progress import Progress
@@ -294,13 +296,14 @@ class Evaluation:
       summary: the figures, as in `summary.json`.
       window: leading rows and columns that the model can see.
       drawn: final samples by arm and target, `[FINAL_SAMPLES, H, W, C]`.
-      curves: by arm: rounds, and for each of them the pooled judge share and SSIM.
+      curves: by arm: rounds, and for each of them the pooled judge share, SSIM and
+        recovered (None where it is not defined, and throughout for the control).
     """
 
     summary: Mapping[str, Any]
     window: tuple[int, int]
     drawn: Mapping[Arm, Mapping[int, np.ndarray]]
-    curves: Mapping[Arm, Mapping[str, Sequence[float]]]
+    curves: Mapping[Arm, Mapping[str, Sequence[float | None]]]
 
 
 def evaluate(
@@ -318,14 +321,8 @@ def evaluate(
       clock: of the run.
     """
     settings, data = experiment.settings, experiment.data
-    judge_seed = int(seeding.generator(settings.seed, Role.JUDGE).integers(2**31))
-    window = visible_window(experiment.network, seeding.root(settings.seed))
-    judge = train_judge(
-        data.judge,
-        num_classes=data.source.num_classes,
-        image_shape=data.source.image_shape,
-        seed=judge_seed,
-        mean_pixels_visible=window,
+    judge, window = build_judge(
+        experiment.network, data.source, data.judge, seed=settings.seed
     )
     drawn = {
         arm: draw(experiment, arm, state, FINAL_SAMPLES, settings.rounds + 1)
@@ -348,6 +345,7 @@ def evaluate(
         "visible_window": list(window),
         "epsilon": epsilon_spent(directory.metrics_csv),
         "seconds": clock.seconds(),
+        "identity": _identity(data, drawn, window),
         **scores,
     }
     atomic_write_json(directory.summary, summary)
@@ -363,14 +361,29 @@ def _score(
     window: tuple[int, int],
     seed: int,
 ) -> dict[str, Any]:
-    inputs = [
+    foreground = data.source.foreground
+    return evaluate_targets(
+        _inputs(data, drawn), judge, foreground=foreground, window=window, seed=seed
+    )
+
+
+def _identity(
+    data: Data, drawn: Mapping[Arm, Mapping[int, np.ndarray]], window: tuple[int, int]
+) -> dict[str, Any] | None:
+    """Whom the samples show; None where classes are no people."""
+    if not data.source.shows_people:
+        return None
+    gallery = Examples.concatenate([*data.federation.data, data.judge])
+    return evaluate_identity(_inputs(data, drawn), gallery, window=window)
+
+
+def _inputs(
+    data: Data, drawn: Mapping[Arm, Mapping[int, np.ndarray]]
+) -> list[TargetInputs]:
+    return [
         _target_inputs(data, target, {arm: kept[target] for arm, kept in drawn.items()})
         for target in drawn[Arm.ATTACK]
     ]
-    foreground = data.source.foreground
-    return evaluate_targets(
-        inputs, judge, foreground=foreground, window=window, seed=seed
-    )
 
 
 def _target_inputs(
@@ -397,24 +410,24 @@ def _curves(
     judge: Judge,
     window: tuple[int, int],
     seed: int,
-) -> dict[Arm, dict[str, list[float]]]:
-    """Judge share and SSIM of the snapshots, pooled over targets."""
-    curves: dict[Arm, dict[str, list[float]]] = {}
+) -> dict[Arm, dict[str, list[float | None]]]:
+    """Figures of the snapshots, pooled over targets, against that round's floor."""
+    keys = ("judge_share", "ssim", "recovered")
+    curves: dict[Arm, dict[str, list[float | None]]] = {}
     for round_num, arrays in snapshots.load_snapshots(directory).items():
         drawn: dict[Arm, dict[int, np.ndarray]] = {}
         for name, images in arrays.items():
             arm, _, target = name.rpartition("_")
             drawn.setdefault(Arm(arm), {})[int(target)] = images
         pooled = _score(data, drawn, judge, window, seed)["pooled"]
-        sets = {"attack": pooled["attack"], "control": pooled["control"]}
+        attack = pooled["attack"] | {"recovered": pooled["recovered"]}
+        sets = {"attack": attack, "control": pooled["control"]}
         for name, figures in {**sets, **pooled["extra_controls"]}.items():
             if figures is not None:
-                curve = curves.setdefault(
-                    Arm(name), {"round": [], "judge_share": [], "ssim": []}
-                )
+                curve = curves.setdefault(Arm(name), {"round": []})
                 curve["round"].append(round_num)
-                curve["judge_share"].append(figures["judge_share"])
-                curve["ssim"].append(figures["ssim"])
+                for key in keys:
+                    curve.setdefault(key, []).append(figures.get(key))
     return curves
 
 

@@ -1,6 +1,5 @@
 """The report of a client GAN run: pictures first, then figures, then everything."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.client_gan_program import Arm, Data, Evaluation, Experiment
+from experiments.report_parts import figures_section, metrics_rows, nouns_of
 from tff_leak.metrics.similarity import nearest
 from tff_leak.report import figures, html
 from tff_leak.runtime import snapshots
@@ -46,11 +46,11 @@ def write_report(
 ) -> str:
     """Writes figures and `report.html`; returns the verdict's first sentence."""
     data, pooled = experiment.data, evaluation.summary["pooled"]
-    nouns = _nouns(data)
+    nouns = nouns_of(data.source)
     text, kind = html.verdict(pooled, nouns=nouns)
     sections = [_pictures(data, evaluation, arm, directory) for arm in evaluation.drawn]
     sections.append(_over_rounds(experiment, evaluation, directory))
-    sections.append(_figures_section(evaluation, nouns[0]))
+    sections.append(figures_section(evaluation.summary, nouns[0]))
     sections.append(_every_reconstruction(data, evaluation))
     synthetic = " (synthetic pictures)" if data.source.synthetic else ""
     report = html.Report(
@@ -64,14 +64,6 @@ def write_report(
     )
     html.write(report, directory.report)
     return text.split("\n\n")[0]
-
-
-def _nouns(data: Data) -> tuple[str, str]:
-    if data.source.name in ("digits", "mnist"):
-        return "digit", "digits"
-    if data.source.name in ("att_faces", "synthetic_faces"):
-        return "person", "persons"
-    return "class", "classes"
 
 
 def _pictures(
@@ -129,7 +121,7 @@ def _over_rounds(
     experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
 ) -> html.Section:
     pooled = evaluation.summary["pooled"]
-    rows = _metrics_rows(directory)
+    rows = metrics_rows(directory)
     drawings = {
         "judge_share": figures.curves(
             _snapshot_series(evaluation, "judge_share"),
@@ -144,6 +136,11 @@ def _over_rounds(
                 "floor": pooled["floor"]["value"],
             },
         ),
+        "recovered": figures.curves(
+            _recovered_series(evaluation),
+            "recovered",
+            levels={"floor": 0.0, "reference": 1.0},
+        ),
         "task_accuracy": figures.curves(
             _series(rows, "task_accuracy"), "task accuracy", ylimits=(0, 1)
         ),
@@ -157,9 +154,10 @@ def _over_rounds(
         figures.save(drawn, directory.figures / f"{name}.png")
         pictures.append((name.replace("_", " "), figures.png(drawn)))
     text = (
-        "In a round every participant has one turn. Judge share and similarity are "
-        "measured on snapshots of the generators; task accuracy is the shared model's "
-        "on held-out images."
+        "In a round every participant has one turn. Judge share, similarity and "
+        "recovered are measured on snapshots of the generators, recovered against the "
+        "floor of that round (the control moves too); task accuracy is the shared "
+        "model's on held-out images."
     )
     return html.Section("Over the rounds", text, figures=pictures)
 
@@ -167,109 +165,27 @@ def _over_rounds(
 def _strips(
     experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
 ) -> dict[str, Any]:
-    """For each target, samples of the attack at up to ten rounds."""
+    """For each target, samples of each arm but the control at up to ten rounds."""
     taken = snapshots.load_snapshots(directory)
     rounds = list(taken)
     chosen = [
         rounds[i] for i in np.unique(np.linspace(0, len(rounds) - 1, 10, dtype=int))
     ]
     return {
-        f"progress_{target}": figures.progress_strip(
+        _strip_name(arm, target): figures.progress_strip(
             chosen,
-            np.stack([taken[r][f"{Arm.ATTACK.value}_{target}"][:3] for r in chosen]),
+            np.stack([taken[r][f"{arm.value}_{target}"][:3] for r in chosen]),
             window=evaluation.window,
         )
         for target in dict.fromkeys(experiment.data.federation.targets)
+        for arm in evaluation.drawn
+        if arm is not Arm.CONTROL
     }
 
 
-def _figures_section(evaluation: Evaluation, noun: str) -> html.Section:
-    header = [
-        "set",
-        "judge share",
-        "rejected",
-        "confidence",
-        "SSIM",
-        "L1",
-        "PSNR (dB)",
-        "SSIM to held-out",
-        "L1 to held-out",
-        "SSIM to others",
-        "diversity",
-        "FID",
-        "KID",
-        "IS",
-    ]
-    keys = (
-        "judge_share",
-        "rejected_share",
-        "judge_confidence",
-        "ssim",
-        "l1",
-        "psnr",
-        "ssim_to_heldout",
-        "l1_to_heldout",
-        "ssim_to_others",
-        "diversity",
-        "fid",
-        "kid",
-        "inception_score",
-    )
-
-    def rows(figures_of: Mapping[str, Any]) -> list[list[object]]:
-        sets = {
-            "attack": figures_of["attack"],
-            "control": figures_of["control"],
-            **figures_of["extra_controls"],
-            "reference": figures_of["reference"],
-        }
-        return [
-            [name, *(values[key] for key in keys)]
-            for name, values in sets.items()
-            if values is not None
-        ]
-
-    tables = [
-        (f"Target {noun} {one['target']}", header, rows(one))
-        for one in evaluation.summary["targets"]
-    ]
-    if len(tables) > 1:
-        tables.insert(0, ("All targets", header, rows(evaluation.summary["pooled"])))
-    tables.append(_floor_table(evaluation.summary["pooled"]))
-    compared = evaluation.summary["pooled"]["compared"]
-    text = (
-        "Reference: real held-out images, scored as if they were reconstructions. "
-        "Distances are to the nearest of the victim's "
-        f"{compared['private']} images of the target, and to the nearest of "
-        f"{compared['heldout']} held-out images of it; among fewer images the nearest "
-        "is farther off. SSIM over the windows with foreground; rejected: judged to be "
-        "none of the classes; diversity is the mean pairwise L1; FID, KID and "
-        "Inception Score use the judge's features."
-    )
-    return html.Section("All figures", text, tables=tables)
-
-
-def _floor_table(pooled: Mapping[str, Any]) -> tuple:
-    names = {
-        "control": "control run",
-        "blank": "blank image",
-        "other_class_means": "means of the other classes",
-        "other_class_images": "real images of the other classes",
-        "closest_class_mean": "mean of the closest other class (not part of the floor)",
-        "closest_class_images": "images of the closest other class (not part of it)",
-    }
-    rows = [[text, pooled["floor"][key]] for key, text in names.items()]
-    rows.append(
-        [
-            "mean of the target's class (not part of it)",
-            pooled["class_mean_similarity"],
-        ]
-    )
-    return (
-        "What reaches which similarity without the attack",
-        ["candidate", "SSIM"],
-        rows,
-    )
+def _strip_name(arm: Arm, target: int) -> str:
+    prefix = "progress" if arm is Arm.ATTACK else f"progress_{arm.value}"
+    return f"{prefix}_{target}"
 
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
@@ -287,6 +203,14 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
         ("rounds", summary["rounds"]),
         ("seed", summary["seed"]),
     ]
+    if summary["identity"]:
+        people = summary["identity"]["pooled"]
+        facts += [
+            ("nearest picture is the target's", people["attack"]),
+            ("nearest picture is one other person's, at most", people["closest_other"]),
+            ("nearest picture is the target's, control", people["control"]),
+            ("nearest picture is the target's, real pictures", people["reference"]),
+        ]
     if summary["epsilon"] is not None:
         facts.append(("epsilon, most exposed participant", summary["epsilon"]))
     return facts
@@ -301,9 +225,11 @@ def _snapshot_series(
     }
 
 
-def _metrics_rows(directory: RunDirectory) -> list[dict[str, str]]:
-    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _recovered_series(
+    evaluation: Evaluation,
+) -> dict[str, tuple[Sequence[float], Sequence[float | None]]]:
+    series = _snapshot_series(evaluation, "recovered")
+    return {name: curve for name, curve in series.items() if name != Arm.CONTROL.value}
 
 
 def _series(

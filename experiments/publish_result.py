@@ -42,22 +42,48 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
             f"{run} has no summary.json: expected the directory of a finished run; let "
             "the run end first"
         )
-    if not (_CONFIGS / f"{preset}.flags").is_file():
+    path = _CONFIGS / f"{preset}.flags"
+    if not path.is_file():
         known = sorted(path.stem for path in _CONFIGS.glob("*.flags"))
         raise InputError(
             f"--preset is {preset!r}: expected one of {', '.join(known)}; correct it"
         )
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    _check_is_preset(run, config, _CONFIGS / f"{preset}.flags")
+    _check_is_preset(run, config, path)
+    if "targets" in config and "targets" not in _flags(path):
+        # What a preset leaves open stands in the name.
+        preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(summary, target / "summary.json")
     # With the commit and every setting: what was run, not what a preset says today.
     config.pop("data_dir", None)
     atomic_write_json(target / "config.json", config)
-    pictures = sorted((run / "figures").glob("attack_[0-9]*.png"))
-    if pictures:
-        shutil.copyfile(pictures[0], target / "picture.png")
+    for name, figure in _pictures(run / "figures").items():
+        shutil.copyfile(figure, target / name)
+
+
+def _pictures(figures: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The small pictures that stand for a run, by their names under docs/results."""
+    chosen = {}
+    overviews = [
+        figures / "attack_all.png",
+        *sorted(figures.glob("attack_[0-9]*.png")),
+    ]
+    overviews = [path for path in overviews if path.exists()]
+    if overviews:
+        chosen["picture.png"] = overviews[0]
+    # Hitaj et al., figures 9 and 10: with and without influence, over the rounds.
+    passive = sorted(figures.glob("progress_passive_[0-9]*.png"))
+    if passive:
+        target = passive[0].stem.removeprefix("progress_passive_")
+        chosen |= {
+            "picture_no_influence.png": passive[0],
+            "picture_influence.png": figures / f"progress_{target}.png",
+            "picture_recovered.png": figures / "recovered.png",
+            "picture_task_accuracy.png": figures / "task_accuracy.png",
+        }
+    return chosen
 
 
 def _check_is_preset(run: pathlib.Path, config: dict, preset: pathlib.Path) -> None:

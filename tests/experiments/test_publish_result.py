@@ -1,5 +1,7 @@
 """Only runs of a preset are published under its name."""
 
+import json
+
 import pytest
 
 from experiments import publish_result
@@ -62,3 +64,51 @@ def test_another_setting_is_refused(presets, tmp_path, change, message):
         publish_result._check_is_preset(
             tmp_path, CONFIG | change, presets / "one.flags"
         )
+
+
+def _finished(folder, **config):
+    """A run's directory with what publishing reads."""
+    (folder / "figures").mkdir(parents=True)
+    (folder / "summary.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(CONFIG | config))
+    (folder / "figures" / "attack_1.png").write_bytes(b"samples")
+    return folder
+
+
+def _published(presets, root, run, preset, monkeypatch):
+    class Flag:
+        value = preset
+
+    monkeypatch.setattr(publish_result, "_PRESET", Flag)
+    publish_result._copy(run, root)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
+
+
+def test_a_target_that_the_preset_leaves_open_is_in_the_name(
+    presets, tmp_path, monkeypatch
+):
+    (presets / "open.flags").write_text("# All.\n--dataset=mnist\n--per_class=200\n")
+    run = _finished(tmp_path / "run", targets=[1])
+    root = tmp_path / "results"
+    files = _published(presets, root, run, "open", monkeypatch)
+    assert files == ["open_target1/4/picture.png"]
+    assert _published(presets, root, run, "one", monkeypatch) == [
+        "one/4/picture.png",
+        *files,
+    ]
+
+
+def test_with_a_passive_arm_the_pictures_over_the_rounds_are_kept(
+    presets, tmp_path, monkeypatch
+):
+    run = _finished(tmp_path / "run")
+    names = ("progress_1", "progress_passive_1", "recovered", "task_accuracy")
+    for name in names:
+        (run / "figures" / f"{name}.png").write_bytes(name.encode())
+    root = tmp_path / "results"
+    files = _published(presets, root, run, "one", monkeypatch)
+    assert len(files) == 5
+    folder = root / "one/4"
+    assert (folder / "picture_influence.png").read_text() == "progress_1"
+    assert (folder / "picture_no_influence.png").read_text() == "progress_passive_1"
+    assert (folder / "picture.png").read_text() == "samples"

@@ -3,7 +3,7 @@ import pytest
 
 from tff_leak import errors
 from tff_leak.data import sources
-from tff_leak.metrics import identity
+from tff_leak.metrics import identity, reconstruction
 
 
 def pictures(*values):
@@ -41,3 +41,52 @@ def test_real_faces_are_named(tfds_data_dir):
 def test_bad_input():
     with pytest.raises(errors.InputError, match="same data source"):
         identity.identify(np.zeros((1, 9, 9, 1)), GALLERY)
+
+
+def _inputs(**changes):
+    made = {
+        "target": 7,
+        "attack": pictures(-0.9, -0.8, -0.4, 0.8),
+        "control": pictures(0.9, -0.9),
+        "private": pictures(-1, -0.5),
+        "others": pictures(0.0)[:0],
+        "heldout": sources.Examples(pictures(-0.7, 0.7), np.array([7, 2], np.int32)),
+    }
+    return reconstruction.TargetInputs(**{**made, **changes})
+
+
+def test_identity_of_a_run_by_hand():
+    gallery = sources.Examples.concatenate(
+        [GALLERY, sources.Examples(pictures(0.1), np.array([5], np.int32))]
+    )
+    found = identity.evaluate_identity([_inputs()], gallery, window=None)
+    [target] = found["targets"]
+    assert found["people"] == 3
+    assert target == {
+        "target": 7,
+        "attack": 0.75,
+        "control": 0.5,
+        "reference": 1.0,  # the one held-out picture of 7; that of 2 is not asked
+        "closest_other": 0.25,
+        "closest_other_person": 2,
+    }
+    assert found["pooled"] == {
+        key: target[key] for key in ("attack", "control", "reference", "closest_other")
+    }
+
+
+def test_samples_that_show_somebody_else_fail_the_identity_control():
+    # Made for 7, but all of them pictures of 2.
+    inputs = _inputs(attack=pictures(0.6, 0.9, 1.0))
+    found = identity.evaluate_identity([inputs], GALLERY, window=None)["targets"][0]
+    assert found["attack"] == 0
+    assert (found["closest_other"], found["closest_other_person"]) == (1.0, 2)
+
+
+def test_pooled_over_targets_and_without_a_control():
+    other = _inputs(target=2, attack=pictures(0.9), control=pictures(0.0)[:0])
+    pooled = identity.evaluate_identity([_inputs(), other], GALLERY, window=None)[
+        "pooled"
+    ]
+    assert pooled["attack"] == pytest.approx((0.75 + 1) / 2)
+    assert pooled["control"] is None  # one of two targets has none

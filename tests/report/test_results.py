@@ -8,7 +8,7 @@ from tff_leak.errors import InputError
 from tff_leak.report import results
 
 
-def _summary(seed, recovered):
+def _summary(seed, recovered, number=3):
     figures = {"judge_share": 1.0, "ssim": 0.6}
     passive = {"judge_share": 0.05, "ssim": 0.2, "recovered": -0.7}
     target = {
@@ -29,8 +29,13 @@ def _summary(seed, recovered):
         "rounds": 10,
         "seconds": 12.5,
         "task_accuracy": {"attack": 0.9},
-        "targets": [target],
-        "pooled": {"recovered": recovered},
+        "targets": [target | {"target": number}],
+        "pooled": {
+            "recovered": recovered,
+            "targets": [number],
+            "attack": figures,
+            "control": target["control"],
+        },
     }
 
 
@@ -41,27 +46,84 @@ def _write(root, preset, summary):
     return folder
 
 
+def _rows(page, heading):
+    """The first table after a heading: dictionaries of its cells by column."""
+    section = page.split(f"## {heading}\n")[1].split("## ")[0]
+    lines = section.splitlines()
+    table = [line.strip("| ").split(" | ") for line in lines if line[:1] == "|"]
+    return [dict(zip(table[0], row, strict=True)) for row in table[2:]]
+
+
 def test_rows_intervals_and_pictures(tmp_path):
     for seed, recovered in ((0, 0.4), (1, 0.5), (2, 0.6)):
         folder = _write(tmp_path, "digits", _summary(seed, recovered))
     (folder / "picture.png").write_bytes(b"png")
+    (folder / "picture_no_influence.png").write_bytes(b"png")
     page = results.render(tmp_path, {"digits": "What it is."})
     assert "## digits\n\nWhat it is." in page
-    figures = "1.000 | 0.000 | 0.600 | 0.700 | 0.500 | 0.100 | -0.700 | 0.050 | 0.200 |"
-    assert f"| 1 | 3 | 0.500 | 0.300 | yes | {figures}" in page
-    assert "| 0.500 | 0.100 | not run | not run | not run |" in page  # seed 0
+    rows = _rows(page, "digits")
+    assert [row["recovered"] for row in rows] == ["0.400", "0.500", "0.600"]
+    assert [row["passive recovered"] for row in rows] == ["not run", "-0.700", "-0.700"]
+    expected = {"target": "3", "recovered, closest class": "0.300", "reached": "yes"}
+    expected |= {"judge share": "1.000", "control's": "0.000", "SSIM": "0.600"}
+    expected |= {"reference": "0.700", "floor": "0.500", "control's SSIM": "0.100"}
+    assert rows[1].items() >= expected.items()
+    # Columns that apply to no run are left out.
+    assert not {"epsilon", "right person nearest"} & set(rows[0])
     # Mean 0.5, deviation 0.1, t(2, .975) = 4.303: half-width .2484.
-    assert "mean of 3 seeds: 0.50, 95% interval 0.25 to 0.75." in page
+    assert "recovered: 0.50 [0.25, 0.75] (3 seeds).\n" in page
     assert "![digits, seed 2](results/digits/2/picture.png)" in page
+    assert "![digits, seed 2, no influence](results/digits/2/picture_no_" in page
     assert "seed 0](" not in page
+
+
+def test_targets_of_a_preset_that_leaves_them_open_stand_together(tmp_path):
+    for target, seed, recovered in (
+        (0, 0, 0.2),
+        (0, 1, 0.4),
+        (10, 0, 0.6),
+        (10, 1, 1.0),
+        (2, 0, -5.0),  # its second seed is not there yet
+    ):
+        _write(tmp_path, f"fig6_target{target}", _summary(seed, recovered, target))
+    _write(tmp_path, "other_target1", _summary(0, 0.9))
+    page = results.render(tmp_path, {"fig6": "All targets.", "other_target1": "Own."})
+    rows = _rows(page, "fig6")
+    assert [row["target"] for row in rows] == ["0", "0", "2", "10", "10"]
+    # Seeds: (.2 + .6) / 2 = .4 and (.4 + 1) / 2 = .7; mean .55, deviation .2121,
+    # t(1, .975) = 12.706: half-width 1.906. Target 2 has one seed and does not count.
+    assert "all seeds have: 0.55 [-1.36, 2.46] (2 seeds)." in page
+    assert "recovered, target 2: -5.00 (one seed)." in page
+    assert "recovered, target 0: 0.30 [" in page
+    overview = {row["preset"]: row for row in _rows(page, "All presets")}
+    assert overview["[fig6](#fig6)"]["runs"] == "5"
+    assert overview["[fig6](#fig6)"]["targets reached"] == "5 of 5"
+    assert overview["[fig6](#fig6)"]["recovered, mean over seeds"].startswith("0.55 [")
+    assert "[other_target1](#other_target1)" in overview
+
+
+def test_people_and_epsilon_have_columns_where_there_are_some(tmp_path):
+    person = {"target": 3, "attack": 0.9, "closest_other": 0.05, "reference": 1.0}
+    identity = {"targets": [person | {"control": None}], "pooled": {"attack": 0.9}}
+    summary = _summary(0, 0.4) | {"identity": identity, "epsilon": 1234567.0}
+    _write(tmp_path, "faces", summary)
+    _write(tmp_path, "faces", _summary(1, 0.4) | {"identity": None, "epsilon": None})
+    page = results.render(tmp_path, {})
+    rows = _rows(page, "faces")
+    assert rows[0]["right person nearest"] == "0.900"
+    assert rows[0]["closest other person"] == "0.050"
+    assert rows[0]["control's person"] == "not defined"
+    assert rows[0]["epsilon"] == "1.23e+06"
+    assert rows[1]["epsilon"] == "not run"
+    assert _rows(page, "All presets")[0]["right person nearest"] == "0.900"
 
 
 def test_one_seed_and_undefined_values(tmp_path):
     _write(tmp_path, "one", _summary(0, 0.4))
-    assert "no interval from one seed" in results.render(tmp_path, {})
+    assert "recovered: 0.40 (one seed)." in results.render(tmp_path, {})
     _write(tmp_path, "undefined", _summary(0, None))
     page = results.render(tmp_path, {})
-    assert "| 0 | 3 | not defined | 0.300 | yes |" in page
+    assert _rows(page, "undefined")[0]["recovered"] == "not defined"
     assert "not defined for every seed" in page
 
 
@@ -70,9 +132,10 @@ def test_summaries_older_than_a_figure_say_so(tmp_path):
     del summary["targets"][0]["recovered_closest"]
     del summary["targets"][0]["extra_controls"]["passive"]["recovered"]
     _write(tmp_path, "old", summary)
-    page = results.render(tmp_path, {})
-    assert "| 0.400 | not measured | yes |" in page
-    assert "| not measured | 0.050 | 0.200 |" in page
+    [row] = _rows(results.render(tmp_path, {}), "old")
+    assert row["recovered, closest class"] == "not measured"
+    assert row["passive recovered"] == "not measured"
+    assert row["passive judge share"] == "0.050"
 
 
 def test_the_time_of_a_run_that_was_killed_and_gone_on_with_is_unknown(tmp_path):

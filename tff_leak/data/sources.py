@@ -126,6 +126,11 @@ class Source:
     foreground: bool
 
     @property
+    def shows_people(self) -> bool:
+        """Whether a class is one person's face."""
+        return self.name in ("att_faces", "synthetic_faces")
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)

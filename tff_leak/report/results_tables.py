@@ -1,0 +1,211 @@
+"""The tables of `docs/results.md`, one for each kind of experiment."""
+
+from collections.abc import Mapping, Sequence
+
+from tff_leak.metrics.score import confidence_interval
+
+# Of a summary that is older than the figure.
+_UNMEASURED = "not measured"
+
+_DSSGD = ("seed", "order", "best accuracy", "in round", "last accuracy", "rounds")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Returns a table in Markdown; None is "not defined", numbers have 3 digits."""
+    lines = [header, ["---"] * len(header), *([_cell(v) for v in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def client_gan(summaries: Sequence[Mapping]) -> str:
+    """Returns the table and the intervals of runs of `run_client_gan`."""
+    rows = [
+        _client_gan_row(summary, index)
+        for summary in summaries
+        for index in range(len(summary["targets"]))
+    ]
+    return _sparse_table(rows) + _intervals(summaries)
+
+
+def model_inversion(summaries: Sequence[Mapping]) -> str:
+    """Returns the table and the interval of runs of `run_model_inversion`."""
+    rows = []
+    for summary in summaries:
+        accuracy = summary["task_accuracy"]["attack"]
+        for one in summary["targets"]:
+            rows.append(
+                {"seed": summary["seed"], "network": summary["network"]}
+                | _target_figures(one)
+                | _against(one, "untrained")
+                | {
+                    "task accuracy": accuracy,
+                    "epochs": summary["epochs"],
+                    "seconds": _seconds(summary["seconds"]),
+                }
+            )
+    return _sparse_table(rows) + _intervals(summaries)
+
+
+def dssgd(summaries: Sequence[Mapping]) -> str:
+    """Returns the table of runs of `run_dssgd`."""
+    rows = [
+        [
+            summary["seed"],
+            order,
+            f"{figures['best_accuracy']:.4f}",  # 0.9699 is not the 0.97 of the paper
+            figures["best_round"],
+            f"{figures['last_accuracy']:.4f}",
+            summary["rounds"],
+        ]
+        for summary in summaries
+        for order, figures in summary["orders"].items()
+    ]
+    return table(_DSSGD, rows)
+
+
+def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
+    """Returns a preset's line at the head of the page.
+
+    Its cells: name, runs, seeds, recovered, targets reached, judge share, the
+    control's, share of samples whose nearest picture is of the right person, task
+    accuracy; means over runs but for recovered, which is one over seeds.
+    """
+    pooled = [summary["pooled"] for summary in summaries]
+    targets = [one for summary in summaries for one in summary["targets"]]
+    reached = sum(one["reached"]["value"] is True for one in targets)
+    people = [s["identity"] for s in summaries if s.get("identity")]
+    return [
+        name,
+        len(summaries),
+        len({summary["seed"] for summary in summaries}),
+        _interval_text(_by_seed(summaries)),
+        f"{reached} of {len(targets)}",
+        _mean([one["attack"]["judge_share"] for one in pooled]),
+        _mean([one["control"] and one["control"]["judge_share"] for one in pooled]),
+        _mean([one["pooled"]["attack"] for one in people]) if people else "",
+        _mean([summary["task_accuracy"]["attack"] for summary in summaries]),
+    ]
+
+
+def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
+    """One target's line by column; a column that is absent does not apply."""
+    one = summary["targets"][index]
+    row = {"seed": summary["seed"]} | _target_figures(one) | _against(one, "passive")
+    if summary.get("identity"):
+        person = summary["identity"]["targets"][index]
+        row |= {
+            "right person nearest": person["attack"],
+            "closest other person": person["closest_other"],
+            "control's person": person["control"],
+            "reference's person": person["reference"],
+        }
+    if summary.get("epsilon") is not None:
+        row["epsilon"] = f"{summary['epsilon']:.3g}"
+    return row | {
+        "task accuracy": summary["task_accuracy"]["attack"],
+        "rounds": summary["rounds"],
+        "seconds": _seconds(summary["seconds"]),
+    }
+
+
+def _target_figures(one: Mapping) -> dict[str, object]:
+    control = one["control"]
+    return {
+        "target": one["target"],
+        "recovered": one["recovered"],
+        "recovered, closest class": one.get("recovered_closest", _UNMEASURED),
+        "reached": one["reached"]["value"],
+        "judge share": one["attack"]["judge_share"],
+        "control's": control["judge_share"] if control else "not run",
+        "SSIM": one["attack"]["ssim"],
+        "reference": one["reference"]["ssim"],
+        "floor": one["floor"]["value"],
+        "control's SSIM": control["ssim"] if control else "not run",
+        "class mean": one["class_mean_similarity"],
+        "diversity ratio": one["reached"]["diversity_ratio"],
+    }
+
+
+def _against(one: Mapping, name: str) -> dict[str, object]:
+    """Figures of an extra control, where it was run."""
+    figures = one["extra_controls"].get(name)
+    if figures is None:
+        return {}
+    keys = {"recovered": "recovered", "judge share": "judge_share", "SSIM": "ssim"}
+    return {
+        f"{name} {text}": figures.get(key, _UNMEASURED) for text, key in keys.items()
+    }
+
+
+def _sparse_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """A table of the columns that some row has; the others' cells say "not run"."""
+    longest = max(rows, key=len)
+    names = [*longest, *(name for row in rows for name in row if name not in longest)]
+    names = list(dict.fromkeys(names))
+    return table(names, [[row.get(name, "not run") for name in names] for row in rows])
+
+
+def _by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
+    """For each seed the mean of `recovered` over the targets that all seeds have."""
+    values: dict[int, dict[tuple, float | None]] = {}
+    for summary in summaries:
+        key = tuple(summary["pooled"]["targets"])
+        values.setdefault(summary["seed"], {})[key] = summary["pooled"]["recovered"]
+    shared = set.intersection(*(set(of_seed) for of_seed in values.values()))
+    if not shared:
+        return []
+    return [_mean([of_seed[key] for key in shared]) for of_seed in values.values()]
+
+
+def _intervals(summaries: Sequence[Mapping]) -> str:
+    """`recovered` over seeds, for each set of targets and for all of them."""
+    by_targets: dict[tuple, list[Mapping]] = {}
+    for summary in summaries:
+        by_targets.setdefault(tuple(summary["pooled"]["targets"]), []).append(summary)
+    lines = [
+        f"recovered{_named(targets, by_targets)}: {_interval_text(_by_seed(runs))}.\n"
+        for targets, runs in by_targets.items()
+    ]
+    if len(by_targets) > 1:
+        lines.append(
+            "recovered, mean over the targets that all seeds have: "
+            f"{_interval_text(_by_seed(summaries))}.\n"
+        )
+    return "\n" + "\n".join(lines)
+
+
+def _named(targets: tuple, by_targets: Mapping[tuple, object]) -> str:
+    if len(by_targets) == 1:
+        return ""
+    return f", target {', '.join(map(str, targets))}"
+
+
+def _interval_text(values: Sequence[float | None]) -> str:
+    if not values:
+        return "no target that all seeds have"
+    if None in values:
+        return "not defined for every seed"
+    text = f"{_mean(values):.2f}"
+    interval = confidence_interval(values)
+    if interval is None:
+        return f"{text} (one seed)"
+    return f"{text} [{interval[0]:.2f}, {interval[1]:.2f}] ({len(values)} seeds)"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is missing."""
+    if None in values:
+        return None
+    return sum(values) / len(values)
+
+
+def _seconds(seconds: float | None) -> object:
+    # A run that was killed and gone on with does not know how long it took.
+    return "unknown" if seconds is None else round(seconds)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "not defined"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
