@@ -16,6 +16,7 @@ import tensorflow_federated as tff
 from computations.dssgd import TurnOrder
 from experiments import client_gan_program as program
 from experiments import client_gan_report
+from experiments import evaluation as evaluation_lib
 from experiments.federation import build_federation
 from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
@@ -139,8 +140,8 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
 
 def test_epsilon_of_a_private_run_is_in_metrics_and_summary(tmp_path, monkeypatch):
     # How good the judge is does not matter here.
-    quick = functools.partial(program.train_judge, epochs=1)
-    monkeypatch.setattr(program, "train_judge", quick)
+    quick = functools.partial(evaluation_lib.train_judge, epochs=1)
+    monkeypatch.setattr(evaluation_lib, "train_judge", quick)
     privacy = SparseVector(10.0, upload_fraction=0.1)
     settings = _settings(rounds=2, privacy=privacy)
     experiment = program.build_experiment(settings, _data(per_class=5))

@@ -1,0 +1,119 @@
+"""Parts that the reports of several experiments have in common."""
+
+import csv
+from collections.abc import Mapping
+from typing import Any
+
+from tff_leak.data.sources import Source
+from tff_leak.report import html
+from tff_leak.runtime.run_directory import RunDirectory
+
+
+def nouns_of(source: Source) -> tuple[str, str]:
+    """Returns what a class of the source is called, singular and plural."""
+    if source.name in ("digits", "mnist"):
+        return "digit", "digits"
+    if source.shows_people:
+        return "person", "persons"
+    return "class", "classes"
+
+
+def metrics_rows(directory: RunDirectory) -> list[dict[str, str]]:
+    """Returns the rows of `metrics.csv`, one a round; a missing value is empty."""
+    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def figures_section(summary: Mapping[str, Any], noun: str) -> html.Section:
+    """All figures of all sets as tables, and what reaches them without an attack.
+
+    Args:
+      summary: with `targets` and `pooled` as `evaluate_targets` returns them.
+      noun: what a target is, e.g. "digit".
+    """
+    header = [
+        "set",
+        "judge share",
+        "rejected",
+        "confidence",
+        "SSIM",
+        "L1",
+        "PSNR (dB)",
+        "SSIM to held-out",
+        "L1 to held-out",
+        "SSIM to others",
+        "diversity",
+        "FID",
+        "KID",
+        "IS",
+    ]
+    keys = (
+        "judge_share",
+        "rejected_share",
+        "judge_confidence",
+        "ssim",
+        "l1",
+        "psnr",
+        "ssim_to_heldout",
+        "l1_to_heldout",
+        "ssim_to_others",
+        "diversity",
+        "fid",
+        "kid",
+        "inception_score",
+    )
+
+    def rows(figures_of: Mapping[str, Any]) -> list[list[object]]:
+        sets = {
+            "attack": figures_of["attack"],
+            "control": figures_of["control"],
+            **figures_of["extra_controls"],
+            "reference": figures_of["reference"],
+        }
+        return [
+            [name, *(values[key] for key in keys)]
+            for name, values in sets.items()
+            if values is not None
+        ]
+
+    tables = [
+        (f"Target {noun} {one['target']}", header, rows(one))
+        for one in summary["targets"]
+    ]
+    if len(tables) > 1:
+        tables.insert(0, ("All targets", header, rows(summary["pooled"])))
+    tables.append(_floor_table(summary["pooled"]))
+    compared = summary["pooled"]["compared"]
+    text = (
+        "Reference: real held-out images, scored as if they were reconstructions. "
+        "Distances are to the nearest of the victim's "
+        f"{compared['private']} images of the target, and to the nearest of "
+        f"{compared['heldout']} held-out images of it; among fewer images the nearest "
+        "is farther off. SSIM over the windows with foreground; rejected: judged to be "
+        "none of the classes; diversity is the mean pairwise L1; FID, KID and "
+        "Inception Score use the judge's features."
+    )
+    return html.Section("All figures", text, tables=tables)
+
+
+def _floor_table(pooled: Mapping[str, Any]) -> tuple:
+    names = {
+        "control": "control run",
+        "blank": "blank image",
+        "other_class_means": "means of the other classes",
+        "other_class_images": "real images of the other classes",
+        "closest_class_mean": "mean of the closest other class (not part of the floor)",
+        "closest_class_images": "images of the closest other class (not part of it)",
+    }
+    rows = [[text, pooled["floor"][key]] for key, text in names.items()]
+    rows.append(
+        [
+            "mean of the target's class (not part of it)",
+            pooled["class_mean_similarity"],
+        ]
+    )
+    return (
+        "What reaches which similarity without the attack",
+        ["candidate", "SSIM"],
+        rows,
+    )
