@@ -91,6 +91,7 @@ class DssgdArm:
         )
         metrics: dict[str, float] = {}
         turns = []
+        accuracy = None
         for number, cohort in enumerate(cohorts, start=1):
             server, new_states, turn = await self.process.next(
                 server,
@@ -102,10 +103,11 @@ class DssgdArm:
                 clients[int(new_state.participant)] = new_state
             turns.append(turn)
             if 1 < len(cohorts) <= _MAX_MEASURED_TURNS:
-                metrics[f"task_accuracy_turn_{number}"] = await asyncio.to_thread(
-                    self.accuracy, server
-                )
-        metrics["task_accuracy"] = await asyncio.to_thread(self.accuracy, server)
+                accuracy = await asyncio.to_thread(self.accuracy, server)
+                metrics[f"task_accuracy_turn_{number}"] = accuracy
+        if accuracy is None:
+            accuracy = await asyncio.to_thread(self.accuracy, server)
+        metrics["task_accuracy"] = accuracy
         metrics |= _training_metrics(turns) | self._attack_metrics(clients)
         metrics |= _privacy_metrics(turns, clients)
         return ArmState(server, clients), metrics

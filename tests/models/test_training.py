@@ -54,6 +54,28 @@ def test_every_example_is_used_once_an_epoch_and_the_last_batch_may_be_small():
     assert int(trained.steps) == 9
 
 
+def test_a_turn_of_some_steps_is_the_beginning_of_an_epoch():
+    data = _data([[1.0], [2.0], [3.0], [4.0], [5.0]], [0, 1, 0, 1, 0])
+    parameters = tf.constant([0.3, -0.2, 0.1, 0.0])
+    weights = Weights(unflatten(parameters, LINEAR.trainable_shapes), [])
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        data.labels, LINEAR.outputs(weights, data.inputs)
+    ).numpy()
+    rest = LocalSgd(learning_rate=1e-12, batch_size=2, steps=2)
+    trained = _train(rest, data, parameters)
+    assert int(trained.steps) == 2
+    # The mean over four examples, each seen once: the sum lacks one of the five.
+    lacking = losses.sum() - 4 * float(trained.loss)
+    assert np.isclose(losses, lacking, atol=1e-4).sum() == 1
+    # More steps than an epoch has make no more.
+    more = LocalSgd(learning_rate=0.1, batch_size=2, steps=9)
+    whole = LocalSgd(learning_rate=0.1, batch_size=2)
+    np.testing.assert_array_equal(
+        _train(more, data, parameters).parameters,
+        _train(whole, data, parameters).parameters,
+    )
+
+
 def test_no_data_no_change():
     parameters = tf.constant([0.3, -0.2, 0.1, 0.0])
     data = LocalData(tf.zeros([0, 1]), tf.zeros([0], tf.int32))
@@ -85,7 +107,7 @@ def test_full_batches_equal_tensorflows_sgd():
     np.testing.assert_allclose(trained.parameters, flatten(variables), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "epochs"])
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "epochs", "steps"])
 def test_settings_out_of_range(name):
     with pytest.raises(InputError, match=f"{name} is 0: expected a positive number"):
         LocalSgd(**{name: 0})

@@ -40,12 +40,15 @@ class LocalSgd:
       learning_rate_decay: d in learning_rate / (1 + steps * d), Torch7's rule.
       batch_size: examples a step; the last one of an epoch may have fewer.
       epochs: passes over the local data in one turn.
+      steps: minibatches in one turn at most, the first of the turn's own order; None
+        is all of its epochs (the paper's).
     """
 
     learning_rate: float = 1e-3
     learning_rate_decay: float = 1e-7
     batch_size: int = 64
     epochs: int = 1
+    steps: int | None = None
 
     def __post_init__(self):
         if not self.learning_rate_decay >= 0:
@@ -59,6 +62,11 @@ class LocalSgd:
                     f"{name} is {getattr(self, name)}: expected a positive number; "
                     f"the paper has {type(self).__dataclass_fields__[name].default}"
                 )
+        if self.steps is not None and self.steps < 1:
+            raise InputError(
+                f"steps is {self.steps}: expected a positive number of minibatches; leave "
+                "it out for whole epochs"
+            )
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -94,7 +102,7 @@ def local_sgd(
         noise = tf.random.stateless_uniform([count], tf.random.fold_in(seed, epoch))
         return tf.argsort(noise)
 
-    def step(index, order, trainable, total):
+    def step(index, order, trainable, total, seen):
         # Only a new epoch needs a new order; `order` is carried through the others.
         batch = index % batches
         order = tf.cond(
@@ -115,22 +123,25 @@ def local_sgd(
             w if g is None else w - rate * g
             for w, g in zip(trainable, gradients, strict=True)
         ]
-        total += loss * tf.cast(tf.shape(labels)[0], tf.float32)
-        return index + 1, order, trainable, total
+        examples = tf.cast(tf.shape(labels)[0], tf.float32)
+        total += loss * examples
+        return index + 1, order, trainable, total, seen + examples
 
     limit = batches * settings.epochs
+    if settings.steps is not None:
+        limit = tf.minimum(limit, settings.steps)
     start = unflatten(parameters, network.trainable_shapes)
-    _, _, trainable, total = tf.while_loop(
+    _, _, trainable, total, seen = tf.while_loop(
         lambda index, *_: index < limit,
         step,
-        (tf.constant(0), tf.range(count), start, tf.constant(0.0)),
+        (tf.constant(0), tf.range(count), start, tf.constant(0.0), tf.constant(0.0)),
         shape_invariants=(
             tf.TensorShape([]),
             tf.TensorShape([None]),
             [tensor.shape for tensor in start],
             tf.TensorShape([]),
+            tf.TensorShape([]),
         ),
         maximum_iterations=limit,
     )
-    seen = tf.cast(tf.maximum(count * settings.epochs, 1), tf.float32)
-    return Trained(flatten(trainable), steps + limit, total / seen)
+    return Trained(flatten(trainable), steps + limit, total / tf.maximum(seen, 1.0))
