@@ -344,6 +344,7 @@ def evaluate(
         "judge_accuracy": judge.accuracy(data.reference),
         "visible_window": list(window),
         "epsilon": epsilon_spent(directory.metrics_csv),
+        "epsilon_turn": epsilon_spent(directory.metrics_csv, "epsilon_turn"),
         "seconds": clock.seconds(),
         "identity": _identity(data, drawn, window),
         **scores,

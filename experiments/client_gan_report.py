@@ -213,6 +213,7 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
         ]
     if summary["epsilon"] is not None:
         facts.append(("epsilon, most exposed participant", summary["epsilon"]))
+        facts.append(("epsilon of one turn", summary["epsilon_turn"]))
     return facts
 
 

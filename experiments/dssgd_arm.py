@@ -79,7 +79,8 @@ class DssgdArm:
           round's examples), `uploaded` (share of the parameters, mean over turns); of
           adversaries the means of `attack_loss` (nats), `attack_share` (share of G's
           last batch that D took for the target), `generator_steps` and `injected`.
-          With differential privacy `epsilon_total`: what the participant that has
+          With differential privacy `epsilon_turn`: the price of one turn, an epoch
+          of the paper, and `epsilon_total`: what the participant that has
           spent the most has spent in all its turns (basic composition).
         """
         server, clients = state.server, list(state.clients)
@@ -192,21 +193,23 @@ def _privacy_metrics(
     if "epsilon" not in turns[-1]:
         return {}
     most = max(int(client.turn) for client in clients)
-    return {"epsilon_total": most * float(turns[-1]["epsilon"])}
+    price = float(turns[-1]["epsilon"])
+    return {"epsilon_turn": price, "epsilon_total": most * price}
 
 
-def epsilon_spent(metrics_csv: pathlib.Path) -> float | None:
+def epsilon_spent(
+    metrics_csv: pathlib.Path, metric: str = "epsilon_total"
+) -> float | None:
     """Returns the budget that the most exposed participant of a run has spent.
 
     Args:
-      metrics_csv: of the run, with a column `<arm>/epsilon_total` for each arm.
+      metrics_csv: of the run, with a column `<arm>/<metric>` for each arm.
+      metric: `epsilon_total`, or `epsilon_turn` for the price of one turn.
 
     Returns:
       The largest over the arms at the last round; None without differential privacy.
     """
     with open(metrics_csv, newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
-    spent = [
-        float(text) for key, text in last.items() if key.endswith("/epsilon_total")
-    ]
+    spent = [float(text) for key, text in last.items() if key.endswith(f"/{metric}")]
     return max(spent, default=None)

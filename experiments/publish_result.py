@@ -55,12 +55,21 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(summary, target / "summary.json")
-    # With the commit and every setting: what was run, not what a preset says today.
+    figures = json.loads(summary.read_text(encoding="utf-8"))
+    # With the commit and every setting: what was run, not what a preset says today;
+    # but not where somebody's files lie.
     config.pop("data_dir", None)
-    atomic_write_json(target / "config.json", config)
+    for kept, name in ((figures, "summary.json"), (config, "config.json")):
+        kept = kept | {"dataset": _without_folder(kept["dataset"])}
+        atomic_write_json(target / name, kept)
     for name, figure in _pictures(run / "figures").items():
         shutil.copyfile(figure, target / name)
+
+
+def _without_folder(dataset: str) -> str:
+    """The name of a data set; of an image folder its last part only."""
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}:{pathlib.Path(path).name}" if colon == ":" else dataset
 
 
 def _pictures(figures: pathlib.Path) -> dict[str, pathlib.Path]:

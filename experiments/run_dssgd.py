@@ -213,6 +213,7 @@ def _summary(directory: RunDirectory, orders: list[str], clock: RunClock) -> dic
         "rounds": len(rows),
         "seconds": clock.seconds(),
         "epsilon": epsilon_spent(directory.metrics_csv),
+        "epsilon_turn": epsilon_spent(directory.metrics_csv, "epsilon_turn"),
         "orders": figures,
     }
 

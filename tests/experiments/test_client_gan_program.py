@@ -155,7 +155,8 @@ def test_epsilon_of_a_private_run_is_in_metrics_and_summary(tmp_path, monkeypatc
     assert _attack_ran(rows, experiment, states)
     clock = RunClock(directory, time.monotonic())
     evaluation = program.evaluate(experiment, states, directory, clock)
-    assert json.loads(directory.summary.read_text())["epsilon"] == spent
+    summary = json.loads(directory.summary.read_text())
+    assert (summary["epsilon_turn"], summary["epsilon"]) == (spent / 2, spent)
     client_gan_report.write_report(experiment, evaluation, directory)
     assert "epsilon, most exposed participant" in directory.report.read_text()
     directory.close()

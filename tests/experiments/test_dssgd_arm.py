@@ -45,6 +45,7 @@ def test_epsilon_is_that_of_the_most_exposed_participant(turns, spent):
     arm = _arm(epsilon=2.5)
     state, metrics = asyncio.run(arm.run_round(_state(turns), 1))
     assert metrics["epsilon_total"] == spent
+    assert metrics["epsilon_turn"] == 2.5
     # What was spent is read from the states, so a resumed run goes on with it.
     _, metrics = asyncio.run(arm.run_round(state, 2))
     assert metrics["epsilon_total"] == spent + 2.5
@@ -60,5 +61,6 @@ def test_epsilon_of_a_run_is_its_arms_largest_at_the_end(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("round,a/epsilon_total,b/epsilon_total\n1,2.0,9.0\n2,4.0,3.5\n")
     assert epsilon_spent(path) == 4.0
+    assert epsilon_spent(path, "epsilon_turn") is None
     path.write_text("round,a/uploaded\n1,0.5\n")
     assert epsilon_spent(path) is None

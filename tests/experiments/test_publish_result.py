@@ -69,7 +69,8 @@ def test_another_setting_is_refused(presets, tmp_path, change, message):
 def _finished(folder, **config):
     """A run's directory with what publishing reads."""
     (folder / "figures").mkdir(parents=True)
-    (folder / "summary.json").write_text("{}")
+    summary = {"dataset": config.get("dataset", CONFIG["dataset"])}
+    (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.json").write_text(json.dumps(CONFIG | config))
     (folder / "figures" / "attack_1.png").write_bytes(b"samples")
     return folder
@@ -112,3 +113,13 @@ def test_with_a_passive_arm_the_pictures_over_the_rounds_are_kept(
     assert (folder / "picture_influence.png").read_text() == "progress_1"
     assert (folder / "picture_no_influence.png").read_text() == "progress_passive_1"
     assert (folder / "picture.png").read_text() == "samples"
+
+
+def test_where_an_image_folder_lies_is_not_published(presets, tmp_path, monkeypatch):
+    (presets / "folder.flags").write_text("# Own pictures.\n--targets=1\n")
+    run = _finished(tmp_path / "run", dataset="image_folder:/home/me/secret/horses")
+    root = tmp_path / "results"
+    _published(presets, root, run, "folder", monkeypatch)
+    for name in ("summary.json", "config.json"):
+        kept = json.loads((root / "folder/4" / name).read_text())
+        assert kept["dataset"] == "image_folder:horses"

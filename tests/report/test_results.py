@@ -69,7 +69,7 @@ def test_rows_intervals_and_pictures(tmp_path):
     expected |= {"reference": "0.700", "floor": "0.500", "control's SSIM": "0.100"}
     assert rows[1].items() >= expected.items()
     # Columns that apply to no run are left out.
-    assert not {"epsilon", "right person nearest"} & set(rows[0])
+    assert not {"epsilon, total", "right person nearest"} & set(rows[0])
     # Mean 0.5, deviation 0.1, t(2, .975) = 4.303: half-width .2484.
     assert "recovered: 0.50 [0.25, 0.75] (3 seeds).\n" in page
     assert "![digits, seed 2](results/digits/2/picture.png)" in page
@@ -106,6 +106,7 @@ def test_people_and_epsilon_have_columns_where_there_are_some(tmp_path):
     person = {"target": 3, "attack": 0.9, "closest_other": 0.05, "reference": 1.0}
     identity = {"targets": [person | {"control": None}], "pooled": {"attack": 0.9}}
     summary = _summary(0, 0.4) | {"identity": identity, "epsilon": 1234567.0}
+    summary["epsilon_turn"] = 12345.67
     _write(tmp_path, "faces", summary)
     _write(tmp_path, "faces", _summary(1, 0.4) | {"identity": None, "epsilon": None})
     page = results.render(tmp_path, {})
@@ -113,8 +114,9 @@ def test_people_and_epsilon_have_columns_where_there_are_some(tmp_path):
     assert rows[0]["right person nearest"] == "0.900"
     assert rows[0]["closest other person"] == "0.050"
     assert rows[0]["control's person"] == "not defined"
-    assert rows[0]["epsilon"] == "1.23e+06"
-    assert rows[1]["epsilon"] == "not run"
+    assert rows[0]["epsilon, a turn"] == "1.23e+04"
+    assert rows[0]["epsilon, total"] == "1.23e+06"
+    assert rows[1]["epsilon, total"] == "not run"
     assert _rows(page, "All presets")[0]["right person nearest"] == "0.900"
 
 

@@ -99,7 +99,8 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
             "reference's person": person["reference"],
         }
     if summary.get("epsilon") is not None:
-        row["epsilon"] = f"{summary['epsilon']:.3g}"
+        row["epsilon, a turn"] = f"{summary['epsilon_turn']:.3g}"
+        row["epsilon, total"] = f"{summary['epsilon']:.3g}"
     return row | {
         "task accuracy": summary["task_accuracy"]["attack"],
         "rounds": summary["rounds"],
