@@ -42,6 +42,14 @@ def test_kid_by_hand():
     assert feature_distances.kid(x, y) == pytest.approx(1 + 125 - 2 * 14)
 
 
+def test_kid_of_many_is_summed_in_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(9, 5)), rng.normal(size=(16, 5))
+    together = feature_distances.kid(x, y)
+    monkeypatch.setattr(feature_distances, "_BLOCK", 4)
+    assert feature_distances.kid(x, y) == pytest.approx(together, rel=1e-12)
+
+
 def test_kid_is_unbiased():
     rng = np.random.default_rng(3)
     same = [

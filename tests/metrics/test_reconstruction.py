@@ -261,6 +261,20 @@ def test_others_extra_controls_and_missing_control(evaluate, inputs):
     assert again["floor"] == found["floor"]
 
 
+def test_kid_is_taken_to_a_sample_of_many_private_images(evaluate, inputs, monkeypatch):
+    taken = []
+
+    def kid(features, private):
+        taken.append(len(private))
+        return 0.0
+
+    monkeypatch.setattr(reconstruction.feature_distances, "kid", kid)
+    monkeypatch.setattr(reconstruction, "MAX_KID_IMAGES", 20)
+    assert len(inputs[3].private) > 20
+    evaluate(inputs[3])
+    assert set(taken) == {20}
+
+
 def test_one_held_out_image_leaves_reached_undefined(evaluate, inputs):
     heldout = inputs[3].heldout
     single = np.flatnonzero(heldout.labels == 3)[1:]

@@ -55,6 +55,11 @@ MAX_OTHER_IMAGES = 50
 """At most so many real images of each other class are scored for the floor."""
 
 
+MAX_KID_IMAGES = 5000
+"""KID is taken to at most so many private images, drawn at random: its time grows with
+their square, and its expectation does not depend on their number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TargetInputs:
     """What is known about the attack on one class. All images are in [-1, 1].
@@ -399,7 +404,9 @@ def _summary(parts: Sequence[_Scored]) -> dict:
         },
         "diversity": _mean(part.diversity for part in parts),
         "fid": feature_distances.fid(features, private),
-        "kid": feature_distances.kid(features, private),
+        "kid": feature_distances.kid(
+            features, _subset(private, MAX_KID_IMAGES, np.random.default_rng(0))
+        ),
         "inception_score": feature_distances.inception_score(
             np.concatenate([part.probabilities for part in parts])
         ),

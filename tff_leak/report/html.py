@@ -238,7 +238,7 @@ def _judge_sentence(summary: Mapping, nouns: tuple[str, str]) -> str:
     if summary["reached_all"]:
         return f"{text}, and they vary at least half as much as real images do."
     if summary["reached_all"] is None:
-        return f"{text}; how much they should vary is not known from one real image."
+        return f"{text}; how much they vary, or should, is not known from one image."
     if count > 1:
         return (
             f"{text}; {summary['reached_count']} of {count} {nouns[1]} are reached "
