@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_leak.attacks import observation
 from tff_leak.attacks.observation import (
     Identified,
     Observed,
@@ -113,26 +112,6 @@ def test_rows_of_any_number_of_clients(count):
     np.testing.assert_array_equal(rows.weight, weight[order])
 
 
-def test_merging_keeps_every_row():
-    """For runtimes that aggregate in a tree; TFF's worker does not."""
-    packing = observation._Packing(
-        Rows(tf.TensorSpec([], tf.int32), tf.TensorSpec([2]), ())
-    )
-
-    def gathered(ids):
-        levels = packing.no_rows()
-        for i in ids:
-            row = Rows(tf.constant(i), tf.constant([i, -i], tf.float32), ())
-            levels = packing.push(levels, packing.pack(row))
-        return levels
-
-    merged = packing.merge(gathered(range(0, 20, 2)), gathered(range(1, 20, 2)))
-    merged = packing.push(merged, packing.pack(Rows(tf.constant(20), tf.zeros(2), ())))
-    rows = packing.unpack(packing.join(packing.blocks(merged)))
-    assert rows.client_id.numpy().tolist() == list(range(21))
-    np.testing.assert_array_equal(rows.value[:20, 1], -np.arange(20))
-
-
 def test_clients_with_one_id_keep_their_rows():
     process = observing_factory(MEAN).create(VECTOR, WITH_ID)
     values = [np.float32([i, 0]) for i in range(3)]
@@ -229,7 +208,7 @@ def test_aggregations_in_the_clear_are_observed(inner):
             lambda: observing_factory(MEAN).create(
                 tff.types.tensorflow_to_type(tf.TensorSpec([None])), WITH_ID
             ),
-            r"observe is float32\(None,\): expected a static shape",
+            r"gather is float32\(None,\): expected a static shape",
         ),
     ],
 )

@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_leak.runtime import gathering
 from tff_leak.runtime.in_process import plan as planning
 from tff_leak.runtime.in_process import shim
 from tff_leak.runtime.in_process.context import to_local_steps
-from tff_leak.runtime.in_process.importer import is_stateful
+from tff_leak.runtime.in_process.importer import is_gathering, is_stateful
 from tff_leak.runtime.in_process.plan import PARAMETER, Symbol
 
 INTS = tff.FederatedType(np.int32, tff.CLIENTS)
@@ -31,7 +32,7 @@ def total(dataset):
 
 
 def _plan(comp):
-    return planning.make_plan(to_local_steps(comp), is_stateful)
+    return planning.make_plan(to_local_steps(comp), is_stateful, is_gathering)
 
 
 def _counts(plan):
@@ -213,6 +214,19 @@ class TestSplit:
         assert self._split(nothing) is None
 
 
+def test_what_is_gathered_has_no_accumulator():
+    @tff.federated_computation(INTS)
+    def gather_and_add(values):
+        return gathering.federated_gather(values), tff.federated_sum(values)
+
+    first, second = _plan(gather_and_add).phases
+    (gather,) = first.gathers
+    assert [spec.shape for spec in gather.row_specs] == [[]]
+    assert len(first.aggregations) == len(second.finished) == 1
+    assert not first.grows
+    assert first.gathered == (Symbol(gather.name),)
+
+
 def test_a_merge_of_what_is_computed_elsewhere_is_refused():
     """TFF does not build one; a transformation of somebody's might."""
 
@@ -238,4 +252,5 @@ def test_a_merge_of_what_is_computed_elsewhere_is_refused():
         planning.make_plan(
             tff.framework.Lambda(block.parameter_name, block.parameter_type, changed),
             is_stateful,
+            is_gathering,
         )

@@ -23,7 +23,11 @@ from tff_leak.errors import InputError
 from tff_leak.runtime.in_process import interpreter, plan, shim, values
 from tff_leak.runtime.in_process.data import Ingestion
 from tff_leak.runtime.in_process.execution import Execution, Stop
-from tff_leak.runtime.in_process.importer import Importer, is_stateful
+from tff_leak.runtime.in_process.importer import (
+    Importer,
+    is_gathering,
+    is_stateful,
+)
 from tff_leak.runtime.in_process.segments import Slot
 
 # Computations are kept compiled, the least recently used ones are forgotten.
@@ -118,7 +122,7 @@ class Runtime:
             signature = f"{signature[:200]}..."
         return Execution(
             signature,
-            plan.make_plan(block, is_stateful),
+            plan.make_plan(block, is_stateful, is_gathering),
             Importer(),
             self._server,
             self._clients,

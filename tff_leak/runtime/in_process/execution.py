@@ -116,9 +116,11 @@ class Execution:
 
     def _run_clients(self, number, phase: Phase, found, zeros, num_clients, stop):
         """Returns the filled accumulators, in one list."""
-        for symbol in phase.own_writes:
+        written = (*phase.own_writes, *phase.gathered)
+        for symbol in written:
             found[symbol] = [None] * num_clients
-        if not (phase.own_writes or phase.aggregations) or not num_clients:
+        if not (written or phase.aggregations) or not num_clients:
+            self._join_rows(number, phase, found)
             return zeros
         shared = _chain(found[symbol] for symbol in phase.client_reads)
         chunks = _deal(num_clients, len(self._clients), phase)
@@ -131,6 +133,7 @@ class Execution:
             ]
 
         parts = _chain(_in_threads(work, len(chunks), stop))
+        self._join_rows(number, phase, found)
         return self._merge(number, phase, parts)
 
     def _run_chunk(self, number, phase, found, zeros, shared, slot, clients, stop):
@@ -149,10 +152,28 @@ class Execution:
             where = f"at client {client}"
             outputs = self.guard(segment, inputs, slot, where, number)
             state, outputs = outputs[:size], outputs[size:]
-            for symbol in phase.own_writes:
+            for symbol in (*phase.own_writes, *phase.gathered):
                 width = self.plan.widths[symbol]
                 found[symbol][client], outputs = outputs[:width], outputs[width:]
         return state
+
+    def _join_rows(self, number, phase: Phase, found) -> None:
+        """Makes one tensor of the blocks of rows that clients left, in their order.
+
+        It is the only copy of a row: none is made while clients run.
+        """
+        where = "where rows are gathered"
+        for gather, symbol in zip(phase.gathers, phase.gathered, strict=True):
+            blocks = [block for block in found.pop(symbol) if block is not None]
+            columns = [list(column) for column in zip(*blocks, strict=True)]
+            del blocks
+            if not columns:
+                columns = [[tf.zeros([0, *s.shape], s.dtype)] for s in gather.row_specs]
+            joined: list[tf.Tensor] = []
+            while columns:  # A column is dropped before the next one is joined.
+                column = columns.pop(0)
+                joined += self.guard(_concat, column, self._server, where, number)
+            found[symbol] = joined
 
     def _merge(self, number, phase: Phase, parts):
         """Joins the accumulators of slots, and of chunks, in their order."""
@@ -258,6 +279,15 @@ class _Batches:
                 row = [column[index] for column in columns]
                 self._found[symbol][client] = row
             outputs = outputs[width:]
+        for symbol in self._phase.gathered:
+            # A block of all these clients' rows, in the place of the first of them.
+            width = execution.plan.widths[symbol]
+            self._found[symbol][min(batch)] = outputs[:width]
+            outputs = outputs[width:]
+
+
+def _concat(blocks: list[tf.Tensor]) -> list[tf.Tensor]:
+    return [tf.concat(blocks, axis=0) if len(blocks) > 1 else blocks[0]]
 
 
 def _deal(num_clients: int, num_slots: int, phase: Phase) -> list[list[range]]:

@@ -14,7 +14,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_leak.runtime import gathering
 from tff_leak.runtime.in_process import shim, values
+from tff_leak.runtime.in_process.loops import with_loops
 
 _serial = itertools.count()
 
@@ -65,6 +67,14 @@ def is_stateful(block: tff.framework.CompiledComputation) -> bool:
     return bool(shim.proto_of(block).tensorflow.initialize_op)
 
 
+def is_gathering(block: tff.framework.CompiledComputation) -> bool:
+    """Whether a piece has the mark of `runtime.gathering`."""
+    proto = shim.proto_of(block)
+    if proto.WhichOneof("computation") != "tensorflow":
+        return False
+    return any(node.name == gathering.MARK for node in shim.graph_def_of(proto).node)
+
+
 def _import(block: tff.framework.CompiledComputation) -> Piece:
     proto = shim.proto_of(block)
     kind = proto.WhichOneof("computation")
@@ -73,7 +83,7 @@ def _import(block: tff.framework.CompiledComputation) -> Piece:
             f"The in-process runtime runs TensorFlow, found a piece of kind {kind!r}; "
             "use the native runtime for it."
         )
-    graph_def = shim.graph_def_of(proto)
+    graph_def = with_loops(shim.graph_def_of(proto))
     tensorflow = proto.tensorflow
     feeds = _names(tensorflow.parameter)
     fetches = _names(tensorflow.result)

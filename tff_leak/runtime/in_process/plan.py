@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_leak.runtime.in_process import interpreter, shim, values
@@ -48,6 +49,24 @@ class Step:
     name: str
     call: Any
     reads: frozenset[Symbol]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gather:
+    """An aggregation that stacks clients' values, see `runtime.gathering`.
+
+    Attributes:
+      name: of its result.
+      value: block of a client's value.
+    """
+
+    name: str
+    value: Any
+
+    @functools.cached_property
+    def row_specs(self) -> list[tf.TensorSpec]:
+        """The specs of a client's tensors."""
+        return values.specs(self.value.type_signature)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,24 +109,31 @@ class Phase:
       server: steps at the server, and of values equal at all clients.
       clients: steps at each client.
       aggregations: begun by this phase's server, filled by its clients.
+      gathers: of this phase's clients; the next one's server reads them.
       server_reads: what the server segment needs from outside.
       server_writes: what others need from it.
       client_reads: what the client segment needs that is the same for all clients.
       own_reads: what it needs of a client's own.
       own_writes: a client's values that others need from it.
-      aggregated: what the aggregations read at a client.
+      aggregated: what aggregations and gathers read at a client.
     """
 
     finished: tuple[Aggregation, ...]
     server: tuple[Step, ...]
     clients: tuple[Step, ...]
     aggregations: tuple[Aggregation, ...]
+    gathers: tuple[Gather, ...]
     server_reads: tuple[Symbol, ...]
     server_writes: tuple[Symbol, ...]
     client_reads: tuple[Symbol, ...]
     own_reads: tuple[Symbol, ...]
     own_writes: tuple[Symbol, ...]
     aggregated: tuple[Symbol, ...]
+
+    @functools.cached_property
+    def gathered(self) -> tuple[Symbol, ...]:
+        """What the gathers give."""
+        return tuple(Symbol(gather.name) for gather in self.gathers)
 
     @functools.cached_property
     def grows(self) -> bool:
@@ -234,12 +260,17 @@ def type_leaves(type_spec: tff.Type) -> Iterator[tuple[tuple[int, ...], tff.Type
         yield (), type_spec
 
 
-def make_plan(block: Any, is_stateful: Callable[[Any], bool]) -> Plan:
+def make_plan(
+    block: Any,
+    is_stateful: Callable[[Any], bool],
+    is_gathering: Callable[[Any], bool],
+) -> Plan:
     """Cuts a computation in call-dominant form into phases.
 
     Args:
       block: a lambda with a parameter, or without one any other block.
       is_stateful: says of a piece whether it has variables.
+      is_gathering: says of a piece whether it has the mark of `runtime.gathering`.
     """
     parameter_name = None
     if isinstance(block, _blocks.Lambda):
@@ -247,13 +278,14 @@ def make_plan(block: Any, is_stateful: Callable[[Any], bool]) -> Plan:
     calls, result = [], block
     if isinstance(block, _blocks.Block):
         calls, result = list(block.locals), block.result
-    return _Planner(parameter_name, calls, result, is_stateful).plan()
+    return _Planner(parameter_name, calls, result, is_stateful, is_gathering).plan()
 
 
 class _Planner:
-    def __init__(self, parameter_name, calls, result, is_stateful):
+    def __init__(self, parameter_name, calls, result, is_stateful, is_gathering):
         self._parameter = parameter_name
         self._is_stateful = is_stateful
+        self._is_gathering = is_gathering
         self._stateful = False
         self._types: dict[Symbol, tff.Type] = {}
         self._calls = calls
@@ -264,21 +296,14 @@ class _Planner:
         phase_of: dict[str, int] = {PARAMETER: 0}
         servers: dict[int, list[Step]] = {}
         clients: dict[int, list[Step]] = {}
-        aggregations: dict[int, list[Aggregation]] = {}
+        aggregations: dict[int, list[Aggregation | Gather]] = {}
         for name, call in self._calls:
             reads = self._symbols(call)
             self._types[Symbol(name)] = call.type_signature
             phase = max((phase_of[symbol.name] for symbol in reads), default=0)
             self._reads[name] = reads
             if _uri(call) == interpreter.AGGREGATE:
-                parts = [entry for _, entry in shim.elements(call.argument)]
-                aggregation = Aggregation(name, *parts)
-                if self._symbols(aggregation.merge):
-                    raise NotImplementedError(
-                        "Expected a merge function of an aggregation that depends on "
-                        f"its arguments only, found {aggregation.merge}."
-                    )
-                aggregations.setdefault(phase, []).append(aggregation)
+                aggregations.setdefault(phase, []).append(self._aggregation(name, call))
                 phase += 1
             elif is_own(call.type_signature):
                 clients.setdefault(phase, []).append(Step(name, call, reads))
@@ -306,7 +331,24 @@ class _Planner:
             self._stateful,
         )
 
-    def _phase(self, finished, server, clients, aggregations) -> Phase:
+    def _aggregation(self, name: str, call: Any) -> Aggregation | Gather:
+        aggregation = Aggregation(
+            name, *(entry for _, entry in shim.elements(call.argument))
+        )
+        pieces = list(_pieces(aggregation.accumulate))
+        if pieces and all(map(self._is_gathering, pieces)):
+            return Gather(name, aggregation.value)
+        if self._symbols(aggregation.merge):
+            raise NotImplementedError(
+                "Expected a merge function of an aggregation that depends on "
+                f"its arguments only, found {aggregation.merge}."
+            )
+        return aggregation
+
+    def _phase(self, finished, server, clients, ended) -> Phase:
+        finished = tuple(a for a in finished if isinstance(a, Aggregation))
+        aggregations = tuple(a for a in ended if isinstance(a, Aggregation))
+        gathers = tuple(a for a in ended if isinstance(a, Gather))
         made_here = {Symbol(step.name) for step in server}
         made_here |= {Symbol(a.name) for a in finished}
         made_by_client = {Symbol(step.name) for step in clients}
@@ -317,6 +359,8 @@ class _Planner:
             server_reads |= self._symbols(aggregation.zero)
             aggregated |= self._symbols(aggregation.value)
             aggregated |= self._symbols(aggregation.accumulate)
+        for gather in gathers:
+            aggregated |= self._symbols(gather.value)
         client_reads |= aggregated
         for aggregation in finished:
             server_reads |= self._symbols(aggregation.report)
@@ -326,6 +370,7 @@ class _Planner:
             server=server,
             clients=clients,
             aggregations=aggregations,
+            gathers=gathers,
             server_reads=_ordered(server_reads - made_here),
             server_writes=(),
             client_reads=_ordered(client_reads - own),
@@ -396,6 +441,14 @@ def _inner_blocks(block: Any) -> Iterator[tuple[Any, frozenset[str]]]:
             yield local, names
             names |= {name}
         yield block.result, names
+
+
+def _pieces(block: Any) -> Iterator[Any]:
+    """The pieces of TensorFlow in a block."""
+    if isinstance(block, _blocks.CompiledComputation):
+        yield block
+    for inner, _ in _inner_blocks(block):
+        yield from _pieces(inner)
 
 
 def _ordered(symbols) -> tuple[Symbol, ...]:

@@ -15,6 +15,7 @@ from tff_leak.runtime.in_process.interpreter import Interpreter
 from tff_leak.runtime.in_process.plan import (
     PARAMETER,
     Aggregation,
+    Phase,
     Plan,
     Step,
     Symbol,
@@ -75,7 +76,9 @@ class Segments:
         return self._segment(("server", number), body, specs)
 
     def client(self, number: int, slot: Slot) -> Segment:
-        """Accumulators, `client_reads`, `own_reads` to accumulators, `own_writes`."""
+        """Accumulators, `client_reads`, `own_reads` to accumulators, `own_writes` and
+        gathered values, each of these a block of one row.
+        """
         phase = self._plan.phases[number]
         reads = (*phase.client_reads, *phase.own_reads)
 
@@ -93,7 +96,9 @@ class Segments:
                 value = interpreter.evaluate(aggregation.value, environment)
                 added.append(accumulate((state, value)))
             written = [environment[symbol.name] for symbol in phase.own_writes]
-            return values.flatten((*added, *written))
+            rows = values.flatten(_gathered(interpreter, phase, environment))
+            blocks = [row[tf.newaxis] for row in rows]
+            return [*values.flatten((*added, *written)), *blocks]
 
         # Pieces with variables are the slot's own, and so are functions with them.
         own = slot.name if self._plan.stateful else None
@@ -142,7 +147,7 @@ class Segments:
 
     def vector(self, number: int) -> Segment:
         """Accumulators, `client_reads`, stacked `Split.handed_on` of several clients
-        to accumulators and stacked `Split.written`.
+        to accumulators, stacked `Split.written` and blocks of gathered rows.
         """
         with self._lock:
             return self._made["vector", number]
@@ -169,14 +174,16 @@ class Segments:
                 )
                 _take(interpreter, split.computing, environment)
                 written = [environment[symbol.name] for symbol in split.written]
+                rows = _gathered(interpreter, phase, environment)
                 added = [
                     interpreter.evaluate(aggregation.value, environment)
                     for aggregation in phase.aggregations
                 ]
-                return values.flatten((*written, *added))
+                return values.flatten((*written, *rows, *added))
 
             results = tf.vectorized_map(one_client, own, fallback_to_while_loop=False)
             count = sum(self._plan.widths[symbol] for symbol in split.written)
+            count += sum(len(gather.row_specs) for gather in phase.gathers)
             written, added = results[:count], results[count:]
             state = _accumulate_rows(
                 interpreter, phase.aggregations, common_environment, state, added
@@ -276,6 +283,15 @@ def _take(interpreter: Interpreter, steps: Sequence[Step], environment: dict) ->
     """Puts the values of steps into the environment, one after another."""
     for step in steps:
         environment[step.name] = interpreter.evaluate(step.call, environment)
+
+
+def _gathered(
+    interpreter: Interpreter, phase: Phase, environment: Mapping[str, Any]
+) -> tuple[Value, ...]:
+    """One client's values for the phase's gathers."""
+    return tuple(
+        interpreter.evaluate(gather.value, environment) for gather in phase.gathers
+    )
 
 
 def _accumulate_rows(
