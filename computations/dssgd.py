@@ -9,10 +9,13 @@ are summed. `turn_order` says who comes when.
     ------                               -------------------------
     parameters, recency  --broadcast-->  fetch theta_d of them
                                          adversary: transform the local data
-                                         SGD on the local data
+                                         train on the local data (SGD)
     parameters += sum    <--aggregate--  bound, choose and upload theta_u
 
-A participant's parameters, seed and private state are CLIENTS-placed: they go into
+What is shared is one vector of S numbers, of which the first P are the model's
+parameters; with SGD they are all of it (`models/training.py`, `LocalTraining`).
+
+A participant's shared vector, seed and private values are CLIENTS-placed: they go into
 `next` and come out of it, and no value of the server depends on them but through the
 upload and the metrics.
 """
@@ -36,8 +39,14 @@ from tff_leak.defences.selective_sharing import (
 )
 from tff_leak.defences.sparse_vector import SparseVector, private_upload
 from tff_leak.errors import InputError
-from tff_leak.models.network import Network, Weights, flatten, unflatten
-from tff_leak.models.training import LocalData, LocalSgd, local_sgd
+from tff_leak.models.network import Network, Weights, unflatten
+from tff_leak.models.training import (
+    LocalData,
+    LocalSgd,
+    LocalTraining,
+    Trained,
+    sgd_training,
+)
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role, derive
 
@@ -46,11 +55,11 @@ class ServerState(NamedTuple):
     """What the parameter server keeps.
 
     Attributes:
-      parameters: the shared model, float32 `[P]`.
+      parameters: what is shared, the model first, float32 `[S]`.
       statistics: the network's constants.
-      recency: decayed count of uploads per parameter, float32 `[P]`.
+      recency: decayed count of uploads per shared number, float32 `[S]`.
       history: the last `max_staleness` versions of `parameters`, newest first,
-        float32 `[max_staleness, P]`.
+        float32 `[max_staleness, S]`.
       turn: int32, turns so far.
       aggregator: the state of the aggregation.
     """
@@ -69,11 +78,13 @@ class ClientState(NamedTuple):
     Attributes:
       participant: int32, its number.
       seed: int32 `[2]`, its own random stream.
-      parameters: its local model, float32 `[P]`.
+      parameters: its own version of what is shared, float32 `[S]`.
       turn: int32, turns it has had.
       steps: int32, minibatches it has trained on.
       private: an adversary's state as rows (`attacks/client_transform.py`); empty for
         an honest participant.
+      training: what its training needs and nobody else sees, of the training's
+        `private_spec`; a turn leaves it as it is.
     """
 
     participant: Any
@@ -82,6 +93,7 @@ class ClientState(NamedTuple):
     turn: Any
     steps: Any
     private: Any
+    training: Any = ()
 
 
 class TurnOrder(enum.Enum):
@@ -98,7 +110,7 @@ def build_dssgd(
     *,
     sharing: SelectiveSharing | None = None,
     privacy: SparseVector | None = None,
-    training: LocalSgd | None = None,
+    training: LocalSgd | LocalTraining | None = None,
     transform: ClientTransform | None = None,
     upload_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
     element_spec: Any = None,
@@ -108,7 +120,7 @@ def build_dssgd(
 ) -> tff.templates.IterativeProcess:
     """Builds DSSGD as an iterative process.
 
-    Type signatures, with P the number of parameters:
+    Type signatures, with S the number of shared numbers:
 
         initialize: ( -> ServerState@SERVER)
         next: (<server=ServerState@SERVER,
@@ -117,7 +129,7 @@ def build_dssgd(
                -> <ServerState@SERVER, {ClientState}@CLIENTS, metrics@SERVER>)
 
     `metrics` has `examples` (int32, trained on in this turn), `loss` (float32, their
-    mean cross-entropy in nats) and `uploaded` (float32, the share of all parameters
+    mean loss; of SGD the cross-entropy in nats) and `uploaded` (float32, the share of S
     that a participant of the cohort uploaded, on average). With `privacy` they also
     have `epsilon` (float64, what each participant of the cohort spent in this turn);
     `examples` and `loss` are not covered by it.
@@ -127,9 +139,11 @@ def build_dssgd(
       sharing: the agreement on what is shared; None shares everything.
       privacy: uploads are chosen and noised by the sparse vector technique, for all
         participants, in the place of the upload part of `sharing`; None: they are not.
-      training: local SGD; None is the paper's.
+      training: settings of local SGD, or any other local training of this network;
+        None is the paper's SGD. All of its S numbers are shared alike: sharing and
+        privacy treat them as parameters.
       transform: what adversaries do with their turns; None: there are none.
-      upload_aggregator: how uploads `[P]` are joined, any factory of TFF for an
+      upload_aggregator: how uploads `[S]` are joined, any factory of TFF for an
         unweighted value; None sums in the clear.
       element_spec: of the clients' datasets, batched pairs (inputs `[None, ...]`,
         labels `[None]` of any integer type); None is float32 inputs and int32 labels.
@@ -149,13 +163,13 @@ def build_dssgd(
     _check(network, max_staleness, recency_decay)
     sharing = sharing or SelectiveSharing()
     _check_uploads(sharing, privacy)
-    training = training or LocalSgd()
+    training = _local_training(network, training)
     aggregation = (upload_aggregator or tff.aggregators.SumFactory()).create(
-        tff.types.tensorflow_to_type(tf.TensorSpec([network.num_parameters]))
+        tff.types.tensorflow_to_type(tf.TensorSpec([training.num_shared]))
     )
     root = seeding.root(seed)
 
-    initialize = _build_initialize(network, aggregation, max_staleness, root)
+    initialize = _build_initialize(training, aggregation, max_staleness, root)
     server_type = initialize.type_signature.result.member
     publish = _build_publish(server_type, max_staleness, root)
     take_turn = _build_turn(network, sharing, privacy, training, transform)
@@ -167,7 +181,7 @@ def build_dssgd(
         take_turn,
         publish.type_signature.result,
         tff.SequenceType(tff.types.tensorflow_to_type(element_spec)),
-        tff.types.tensorflow_to_type(client_state_spec(network, transform)),
+        tff.types.tensorflow_to_type(client_state_spec(network, transform, training)),
     )
     update_server = _build_update(server_type, recency_decay, max_staleness)
     measure = _build_metrics(turn_on_client.type_signature.result.counts)
@@ -191,15 +205,21 @@ def build_dssgd(
     return tff.templates.IterativeProcess(initialize, next_turn)
 
 
-def client_state_spec(network: Network, transform: ClientTransform | None) -> Any:
-    """Returns the `tf.TensorSpec`s of a `ClientState`."""
+def client_state_spec(
+    network: Network,
+    transform: ClientTransform | None,
+    training: LocalSgd | LocalTraining | None = None,
+) -> Any:
+    """Returns the `tf.TensorSpec`s of a `ClientState` of the process of these."""
+    training = _local_training(network, training)
     return ClientState(
         participant=tf.TensorSpec([], tf.int32),
         seed=tf.TensorSpec([2], tf.int32),
-        parameters=tf.TensorSpec([network.num_parameters]),
+        parameters=tf.TensorSpec([training.num_shared]),
         turn=tf.TensorSpec([], tf.int32),
         steps=tf.TensorSpec([], tf.int32),
         private=client_transform.rows_spec(transform.state_spec) if transform else (),
+        training=training.private_spec,
     )
 
 
@@ -211,6 +231,7 @@ def initial_client_state(
     seed: int,
     transform: ClientTransform | None = None,
     private: Any = None,
+    training_private: Any = (),
 ) -> ClientState:
     """Returns a participant's state before its first turn, as NumPy arrays.
 
@@ -221,6 +242,7 @@ def initial_client_state(
       seed: the run's.
       transform: the process's, if it has one.
       private: an adversary's initial state for that transform; None is honest.
+      training_private: what the process's training wants of it (`private_spec`).
     """
     rows: Any = ()
     if transform is not None:
@@ -234,12 +256,13 @@ def initial_client_state(
         turn=np.int32(0),
         steps=np.int32(0),
         private=rows,
+        training=tf.nest.map_structure(np.asarray, training_private),
     )
 
 
 def model_weights(network: Network, server: ServerState) -> Weights:
     """Returns the shared model's weights, as the network takes them."""
-    parameters = tf.convert_to_tensor(server.parameters)
+    parameters = tf.convert_to_tensor(server.parameters)[: network.num_parameters]
     statistics = [tf.convert_to_tensor(value) for value in server.statistics]
     return Weights(unflatten(parameters, network.trainable_shapes), statistics)
 
@@ -281,8 +304,16 @@ class _Turn(NamedTuple):
     counts: _Counts
 
 
+def _local_training(
+    network: Network, training: LocalSgd | LocalTraining | None
+) -> LocalTraining:
+    if isinstance(training, LocalTraining):
+        return training
+    return sgd_training(training or LocalSgd(), network)
+
+
 def _build_initialize(
-    network: Network,
+    training: LocalTraining,
     aggregation: tff.templates.AggregationProcess,
     max_staleness: int,
     root: np.ndarray,
@@ -292,11 +323,10 @@ def _build_initialize(
 
     @tff.tensorflow.computation(aggregator_type)
     def first_state(aggregator):
-        weights = network.initialize(derive(root, Role.MODEL))
-        parameters = flatten(weights.trainable)
+        parameters, constants = training.initialize(derive(root, Role.MODEL))
         return ServerState(
             parameters=parameters,
-            statistics=list(weights.statistics),
+            statistics=list(constants),
             recency=tf.zeros_like(parameters),
             history=tf.tile(parameters[tf.newaxis], [max_staleness, 1]),
             turn=tf.constant(0, tf.int32),
@@ -335,7 +365,7 @@ def _build_turn(
     network: Network,
     sharing: SelectiveSharing,
     privacy: SparseVector | None,
-    training: LocalSgd,
+    training: LocalTraining,
     transform: ClientTransform | None,
 ) -> Callable:
     """A participant's turn: algorithm 1 of Hitaj et al., lines 3 to 15."""
@@ -344,49 +374,67 @@ def _build_turn(
     @tf.function
     def take_turn(message, dataset, state):
         seed = derive(state.seed, Role.TURN, state.turn)
-        downloaded = select_download(
-            sharing,
-            state.parameters,
-            message.parameters,
-            message.recency,
-            derive(seed, Role.DOWNLOAD),
-        )
-        statistics = list(message.statistics)
+        download = _download(sharing, message, state, seed)
         data = _local_data(network, dataset)
         private = state.private
         if transform is not None:
             private, data = client_transform.apply_to_rows(
-                transform, private, Download(downloaded, statistics), data, seed
+                transform, private, download, data, seed
             )
-        trained = local_sgd(
-            training,
-            network,
-            downloaded,
-            statistics,
+        trained = training.train(
+            download.parameters,
+            download.statistics,
             data,
+            state.training,
             state.steps,
             derive(seed, Role.SHUFFLE),
         )
-        upload, epsilon = choose_upload(trained.parameters - downloaded, seed)
-        examples = tf.shape(data.labels)[0]
-        counts = _Counts(
-            participants=tf.constant(1.0),
-            examples=examples,
-            loss_sum=trained.loss * tf.cast(examples, tf.float32),
-            uploaded=tf.reduce_mean(tf.cast(tf.not_equal(upload, 0), tf.float32)),
-            epsilon=epsilon,
+        upload, epsilon = choose_upload(trained.parameters - download.parameters, seed)
+        return _Turn(
+            upload,
+            _state_after(state, trained, private),
+            _count(trained, tf.shape(data.labels)[0], upload, epsilon),
         )
-        state = ClientState(
-            participant=state.participant,
-            seed=state.seed,
-            parameters=trained.parameters,
-            turn=state.turn + 1,
-            steps=trained.steps,
-            private=private,
-        )
-        return _Turn(upload, state, counts)
 
     return take_turn
+
+
+def _download(
+    sharing: SelectiveSharing, message: _Message, state: ClientState, seed: tf.Tensor
+) -> Download:
+    """What a participant goes on from."""
+    parameters = select_download(
+        sharing,
+        state.parameters,
+        message.parameters,
+        message.recency,
+        derive(seed, Role.DOWNLOAD),
+    )
+    return Download(parameters, list(message.statistics))
+
+
+def _state_after(state: ClientState, trained: Trained, private: Any) -> ClientState:
+    return ClientState(
+        participant=state.participant,
+        seed=state.seed,
+        parameters=trained.parameters,
+        turn=state.turn + 1,
+        steps=trained.steps,
+        private=private,
+        training=state.training,
+    )
+
+
+def _count(
+    trained: Trained, examples: tf.Tensor, upload: tf.Tensor, epsilon: Any
+) -> _Counts:
+    return _Counts(
+        participants=tf.constant(1.0),
+        examples=examples,
+        loss_sum=trained.loss * tf.cast(examples, tf.float32),
+        uploaded=tf.reduce_mean(tf.cast(tf.not_equal(upload, 0), tf.float32)),
+        epsilon=epsilon,
+    )
 
 
 def _build_upload(sharing: SelectiveSharing, privacy: SparseVector | None) -> Callable:

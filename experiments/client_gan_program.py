@@ -170,7 +170,7 @@ class Experiment:
 
 def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the adversary's settings with their defaults, for `config.json`."""
-    fixed = ("generator", "optimizer", "fake_class")
+    fixed = ("generator", "optimizer", "fake_class", "aim")
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(client_gan.ClientGan)

@@ -225,6 +225,88 @@ def test_settings_out_of_range(change, message):
         _attack(**change)
 
 
+class TestKeyAim:
+    """A guessed key in the place of a class (CLASSIFIER's outputs as embedding)."""
+
+    key = tf.constant([0.6, 0.0, -0.8, 0.0])
+
+    def _attack(self, hit_score=0.5, **changes):
+        return _attack(aim=client_gan.key_aim(4, hit_score), **changes)
+
+    def _turn(self, attack, **kwargs):
+        state = initial_state(attack, target=self.key, seed=SEED)
+        return _turn(attack, state, **kwargs)
+
+    def test_loss_and_hits_by_hand(self):
+        aim = client_gan.key_aim(2, 0.5)
+        outputs = tf.constant([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
+        key = tf.constant([1.0, 0.0])
+        assert float(aim.loss(outputs, key)) == -0.5
+        assert aim.hits(outputs, key).numpy().tolist() == [True, False, True]
+
+    def test_one_step_is_sgd_on_minus_the_score(self):
+        attack = self._attack(generator_steps=1)
+        start = initial_state(attack, target=self.key.numpy(), seed=SEED)
+        state, _ = _turn(attack, start)
+        seed = tf.random.fold_in(tf.random.fold_in(SEED, 6), 0)  # Role.LATENT, step 0
+        latents = tf.random.stateless_uniform([16, 100], seed, -1, 1)
+        variables = [tf.Variable(w) for w in start.generator.trainable]
+        with tf.GradientTape() as tape:
+            weights = start.generator._replace(trainable=variables)
+            images, _ = GENERATOR.apply(weights, latents, True)
+            outputs = CLASSIFIER.outputs(CLASSIFIER.initialize(SEED), images)
+            score = tf.reduce_mean(0.6 * outputs[:, 0] - 0.8 * outputs[:, 2])
+            loss = -score
+        gradients = tape.gradient(loss, variables)
+        for variable, gradient, after in zip(
+            variables, gradients, state.generator.trainable, strict=True
+        ):
+            np.testing.assert_allclose(variable - 0.1 * gradient, after, atol=2e-6)
+        np.testing.assert_allclose(state.last_turn.loss, loss, rtol=1e-5)
+        np.testing.assert_array_equal(state.target, self.key)
+
+    def test_fakes_get_the_row_that_the_adversary_keeps_for_them(self):
+        _, data = self._turn(self._attack(fake_class=7))
+        assert data.labels.numpy().tolist() == [2] * 5 + [7] * 6
+
+    def test_generator_rests_when_scores_are_high(self):
+        eager = self._attack(-1.0, stop_share=1.0, stop_window=3)
+        state, _ = self._turn(eager)
+        assert int(state.last_turn.generator_steps) == 3
+        never = self._attack(1.0, stop_share=1.0, stop_window=3, generator_steps=4)
+        state, _ = self._turn(never)
+        assert int(state.last_turn.generator_steps) == 4
+
+    def test_the_model_is_the_first_part_of_the_download(self):
+        download = _download()
+        longer = download._replace(
+            parameters=tf.concat([download.parameters, tf.fill([9], 7.0)], axis=0)
+        )
+        short, _ = self._turn(self._attack(), download=download)
+        long, _ = self._turn(self._attack(), download=longer)
+        for one, other in zip(
+            tf.nest.flatten(short), tf.nest.flatten(long), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+    def test_contradictions_are_refused(self):
+        message = r"target has shape \(3,\): expected \(4,\)"
+        with pytest.raises(InputError, match=message):
+            initial_state(self._attack(), target=[1.0, 0.0, 0.0], seed=SEED)
+        with pytest.raises(InputError, match=r"target has shape \(4,\): expected \(\)"):
+            initial_state(_attack(), target=[1, 0, 0, 0], seed=SEED)
+        with pytest.raises(InputError, match=r"targets of shape \(5,\): expected the"):
+            build_client_gan(_attack(aim=client_gan.key_aim(5, 0.5)), CLASSIFIER)
+        with pytest.raises(InputError, match="fake class is -1: expected a row"):
+            build_client_gan(self._attack(fake_class=-1), CLASSIFIER)
+        with pytest.raises(InputError, match="start_accuracy is 0.5: expected 0 for"):
+            build_client_gan(self._attack(start_accuracy=0.5), CLASSIFIER)
+        with pytest.raises(InputError, match=r"hit_score is 1.5: expected a score"):
+            client_gan.key_aim(4, 1.5)
+        with pytest.raises(InputError, match="key dimension is 0: expected 1 or more"):
+            client_gan.key_aim(0, 0.5)
+
+
 def test_generator_and_model_must_fit():
     attack = dataclasses.replace(_attack(), generator=generators.hitaj_mnist(4))
     with pytest.raises(InputError, match="draws .32, 32, 1.: expected the input"):

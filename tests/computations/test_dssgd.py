@@ -7,14 +7,20 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from computations.dssgd import TurnOrder, build_dssgd, initial_client_state, turn_order
+from computations.dssgd import (
+    TurnOrder,
+    build_dssgd,
+    initial_client_state,
+    model_weights,
+    turn_order,
+)
 from tff_leak.attacks import client_gan
 from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, generators, layers
-from tff_leak.models.network import sequential
-from tff_leak.models.training import LocalSgd
+from tff_leak.models.network import flatten, sequential
+from tff_leak.models.training import LocalSgd, LocalTraining, Trained, sgd_training
 from tff_leak.runtime import seeding
 
 pytestmark = pytest.mark.usefixtures("tff_worker")
@@ -51,7 +57,7 @@ def test_type_signature():
     server = "<parameters=float32[4],statistics=<>,recency=float32[4],"
     server += "history=float32[0,4],turn=int32,aggregator=<>>"
     client = "<participant=int32,seed=int32[2],parameters=float32[4],turn=int32,"
-    client += "steps=int32,private=<>>"
+    client += "steps=int32,private=<>,training=<>>"
     metrics = "<examples=int32,loss=float32,uploaded=float32>"
     assert process.initialize.type_signature.compact_representation() == (
         f"( -> {server}@SERVER)"
@@ -185,6 +191,71 @@ def test_an_own_aggregator_takes_the_place_of_the_sum():
     server = process.initialize()
     server, _, _ = process.next(server, [FIRST, FIRST], _clients(server, 2))
     np.testing.assert_allclose(server.parameters, FIRST_UPDATE, rtol=1e-6)
+
+
+class TestOtherTraining:
+    """Local training that shares more than the model and keeps a private value."""
+
+    @staticmethod
+    def _build():
+        def initialize(seed):
+            weights = LINEAR.initialize(seed)
+            return tf.concat([flatten(weights.trainable), [0.0]], axis=0), []
+
+        def train(shared, constants, data, private, steps, seed):
+            del constants, seed
+            # The model moves by the private sum, the fifth number counts the turns.
+            move = tf.concat([tf.fill([4], tf.reduce_sum(private)), [1.0]], axis=0)
+            loss = tf.cast(tf.size(data.labels), tf.float32)
+            return Trained(shared + move, steps + 3, loss)
+
+        return LocalTraining(5, initialize, tf.TensorSpec([None]), train)
+
+    def test_type_signature(self):
+        signature = build_dssgd(LINEAR, training=self._build()).next.type_signature
+        server, clients = signature.result[0], signature.result[1]
+        assert server.compact_representation() == (
+            "<parameters=float32[5],statistics=<>,recency=float32[5],"
+            "history=float32[0,5],turn=int32,aggregator=<>>@SERVER"
+        )
+        assert clients.compact_representation() == (
+            "{<participant=int32,seed=int32[2],parameters=float32[5],turn=int32,"
+            "steps=int32,private=<>,training=float32[?]>}@CLIENTS"
+        )
+
+    def test_all_of_it_is_shared_and_the_private_value_stays(self):
+        process = build_dssgd(LINEAR, training=self._build(), max_staleness=1)
+        server = process.initialize()
+        own = [np.array(v, np.float32) for v in ([], [1.0], [2.0, 3.0])]
+        clients = [
+            initial_client_state(
+                LINEAR, server, participant=number, seed=0, training_private=value
+            )
+            for number, value in enumerate(own)
+        ]
+        server, clients, metrics = process.next(server, [FIRST, FIRST, SECOND], clients)
+        np.testing.assert_array_equal(server.parameters, [6, 6, 6, 6, 3])
+        assert server.history.shape == (1, 5)
+        for client in clients:
+            value = own[int(client.participant)]
+            np.testing.assert_array_equal(client.training, value)
+            np.testing.assert_array_equal(client.parameters, [value.sum()] * 4 + [1])
+            assert int(client.steps) == 3
+        assert metrics["loss"] == (1 * 1 + 1 * 1 + 2 * 2) / 4
+        np.testing.assert_allclose(metrics["uploaded"], (0.2 + 1 + 1) / 3, rtol=1e-6)
+        # The model is the first four numbers.
+        weight, bias = model_weights(LINEAR, server).trainable
+        assert weight.numpy().tolist() == [[6, 6]]
+        assert bias.numpy().tolist() == [6, 6]
+
+    def test_sgd_in_the_slot_is_sgd(self):
+        servers = []
+        for training in (STEP, sgd_training(STEP, LINEAR)):
+            process = build_dssgd(LINEAR, training=training)
+            server = process.initialize()
+            server, _, _ = process.next(server, [SECOND], _clients(server, 1))
+            servers.append(server)
+        np.testing.assert_array_equal(servers[0].parameters, servers[1].parameters)
 
 
 class TestWithAnAdversary:

@@ -8,6 +8,7 @@ from the fakes, and so reveals more of them.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -22,6 +23,69 @@ from tff_leak.runtime.seeding import Role, derive
 _ACCURACY_BATCH = 1000
 
 
+class Aim(NamedTuple):
+    """What the generator is trained towards.
+
+    Attributes:
+      spec: of the target that an adversary has in mind.
+      loss: `(outputs [n, k], target) -> float32`, what G descends on.
+      hits: `(outputs [n, k], target) -> bool [n]`: which of its pictures D takes for
+        the target.
+      outputs_are_classes: whether the model has an output for each class; if not,
+        labels mean something else to its training, and accuracy cannot be read off.
+    """
+
+    spec: tf.TensorSpec
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    hits: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    outputs_are_classes: bool = False
+
+
+def _class_loss(logits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    return cross_entropy(logits, tf.fill([tf.shape(logits)[0]], target))
+
+
+def _class_hits(logits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), target)
+
+
+CLASS_AIM = Aim(tf.TensorSpec([], tf.int32), _class_loss, _class_hits, True)
+"""A class of the model (Hitaj et al.): int32; cross-entropy in nats."""
+
+
+def key_aim(dimension: int, hit_score: float) -> Aim:
+    """A guessed key, against "Key protected classification" (section 5.4).
+
+    The target is a key, float32 `[dimension]` of length 1. G descends on the mean of
+    -<key, D's answer>, the objective of a participant that holds the key (Eq. 5).
+
+    Args:
+      dimension: of the keys and of the model's outputs.
+      hit_score: in [-1, 1]; D takes for the target what it gives this score or more
+        (not in the text: without the other keys there is no arg max). It is reported
+        (`Turn.target_share`), and decides something with `stop_share` only.
+
+    Raises:
+      InputError: if a value is out of its range.
+    """
+    if dimension < 1:
+        raise InputError(f"key dimension is {dimension}: expected 1 or more numbers")
+    if not -1 <= hit_score <= 1:
+        raise InputError(
+            f"hit_score is {hit_score}: expected a score in [-1, 1], the range of "
+            "products of vectors of length 1"
+        )
+
+    def scores(outputs, key):
+        return tf.linalg.matvec(outputs, key)
+
+    return Aim(
+        tf.TensorSpec([dimension]),
+        lambda outputs, key: -tf.reduce_mean(scores(outputs, key)),
+        lambda outputs, key: scores(outputs, key) >= hit_score,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ClientGan:
     """The adversary's settings.
@@ -29,7 +93,8 @@ class ClientGan:
     Attributes:
       generator: latents `[n, 100]` to pictures `[n, H, W, C]` in [-1, 1].
       optimizer: a `tff.learning.optimizers.Optimizer` for G.
-      fake_class: output of the model in which fakes are put.
+      fake_class: output of the model in which fakes are put; with another aim than a
+        class the label that fakes get, a row of the adversary's keys.
       generator_steps: G's steps in one turn, at most.
       batch_size: fakes in one of these steps.
       fakes_per_turn: pictures drawn for injection in one turn.
@@ -44,6 +109,7 @@ class ClientGan:
       stop_window: see `stop_share` (not in the text).
       replay_turns: fakes of this many turns before are injected again (not in the
         text).
+      aim: what G is trained towards: a class, or a guessed key (`key_aim`).
     """
 
     generator: Network
@@ -57,6 +123,7 @@ class ClientGan:
     stop_share: float | None = None
     stop_window: int = 15
     replay_turns: int = 0
+    aim: Aim = CLASS_AIM
 
     def __post_init__(self):
         positive = ("generator_steps", "batch_size", "fakes_per_turn", "stop_window")
@@ -80,7 +147,8 @@ class Turn(NamedTuple):
     """What the adversary notes about its last turn, all scalars.
 
     Attributes:
-      loss: G's mean cross-entropy to the target over its last step's batch, nats.
+      loss: G's over its last step's batch; towards a class the mean cross-entropy in
+        nats.
       target_share: share of that batch that D takes for the target.
       generator_steps: steps made.
       injected: fakes added to the local data.
@@ -99,7 +167,7 @@ class State(NamedTuple):
     """What the adversary keeps between its turns; nobody else sees it.
 
     Attributes:
-      target: int32, the class wanted.
+      target: the class wanted, int32, or what else the aim has.
       started: bool, whether the start accuracy has been reached.
       generator: G's weights.
       optimizer: the state of G's optimiser.
@@ -117,19 +185,29 @@ class State(NamedTuple):
     last_turn: Turn
 
 
-def initial_state(attack: ClientGan, *, target: int, seed: tf.Tensor) -> State:
+def initial_state(attack: ClientGan, *, target: Any, seed: tf.Tensor) -> State:
     """Returns an adversary's state before its first turn.
 
     Args:
       attack: the settings.
-      target: class in [0, outputs) that the adversary wants to see.
+      target: class in [0, outputs) that the adversary wants to see; with `key_aim`
+        the key that it guesses, float32 `[d]`.
       seed: int32 `[2]`, the adversary's own.
+
+    Raises:
+      InputError: if the target has another shape than the aim's.
     """
+    target = tf.convert_to_tensor(target, attack.aim.spec.dtype)
+    if target.shape != attack.aim.spec.shape:
+        raise InputError(
+            f"target has shape {target.shape}: expected {attack.aim.spec.shape}, what "
+            "the attack aims at; give a class, or a key of the aim's dimension"
+        )
     weights = attack.generator.initialize(derive(seed, Role.GENERATOR))
     specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
     shape = attack.generator.output_shape
     return State(
-        target=tf.constant(target, tf.int32),
+        target=target,
         started=tf.constant(attack.start_accuracy == 0),
         generator=weights,
         optimizer=tf.nest.map_structure(
@@ -171,17 +249,17 @@ def build_client_gan(attack: ClientGan, discriminator: Network) -> ClientTransfo
       The transform. Its state is `State`.
 
     Raises:
-      InputError: if the generator's pictures are not the model's inputs, or the model
-        has no output for the fakes.
+      InputError: if the generator's pictures are not the model's inputs, the model
+        has no output for the fakes, or a key has another length than the outputs.
     """
     _check(attack, discriminator)
 
     def apply(state: State, download: Download, data: LocalData, seed: tf.Tensor):
         # Line 6: a replica of the freshly updated local model is D.
-        shapes = discriminator.trainable_shapes
-        weights = Weights(
-            unflatten(download.parameters, shapes), list(download.statistics)
-        )
+        # An optimiser's state may be shared as well, behind the model.
+        parameters = download.parameters[: discriminator.num_parameters]
+        trainable = unflatten(parameters, discriminator.trainable_shapes)
+        weights = Weights(trainable, list(download.statistics))
         accuracy = tf.constant(1.0)
         if attack.start_accuracy > 0:
             accuracy = _accuracy(discriminator, weights, data)
@@ -195,9 +273,10 @@ def build_client_gan(attack: ClientGan, discriminator: Network) -> ClientTransfo
         return tf.cond(started, attack_now, lambda: (state, data))
 
     seed = tf.zeros([2], tf.int32)
+    no_target = tf.zeros(attack.aim.spec.shape, attack.aim.spec.dtype)
     spec = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype),
-        initial_state(attack, target=0, seed=seed),
+        initial_state(attack, target=no_target, seed=seed),
     )
     return ClientTransform(spec, apply)
 
@@ -211,8 +290,8 @@ def train_generator(
 ) -> State:
     """Trains G towards the target on D as it stands (algorithm 1, lines 7-8).
 
-    Each step draws a batch of latents and descends on the cross-entropy between D's
-    answer and the target.
+    Each step draws a batch of latents and descends on the aim's loss of D's answer:
+    towards a class its cross-entropy.
 
     Args:
       attack: the settings.
@@ -224,20 +303,19 @@ def train_generator(
     Returns:
       The state with G, its optimiser and `last_turn` after the steps.
     """
-    labels = tf.fill([attack.batch_size], state.target)
 
     def step(index, streak, generator, optimizer, _loss, _share):
         latents = uniform_latents(attack.batch_size, derive(seed, Role.LATENT, index))
         with tf.GradientTape() as tape:
             tape.watch(generator.trainable)
             fakes, statistics = attack.generator.apply(generator, latents, True)
-            logits = discriminator.outputs(weights, fakes)
-            loss = cross_entropy(logits, labels)
+            outputs = discriminator.outputs(weights, fakes)
+            loss = attack.aim.loss(outputs, state.target)
         gradients = tape.gradient(loss, generator.trainable)
         optimizer, trainable = attack.optimizer.next(
             optimizer, generator.trainable, gradients
         )
-        hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
+        hits = attack.aim.hits(outputs, state.target)
         share = tf.reduce_mean(tf.cast(hits, tf.float32))
         convinced = share >= (2.0 if attack.stop_share is None else attack.stop_share)
         streak = tf.where(convinced, streak + 1, 0)
@@ -321,8 +399,30 @@ def _check(attack: ClientGan, discriminator: Network) -> None:
             "choose a generator of that size"
         )
     (outputs,) = discriminator.output_shape
-    if not 0 <= attack.fake_class < outputs:
+    if not attack.aim.outputs_are_classes:
+        _check_aim(attack, discriminator)
+    elif not 0 <= attack.fake_class < outputs:
         raise InputError(
             f"fake class is {attack.fake_class}: expected one of the {outputs} outputs "
             f"of {discriminator.name}; give the model one more output than classes"
+        )
+
+
+def _check_aim(attack: ClientGan, discriminator: Network) -> None:
+    """Checks an aim at something else than a class."""
+    if attack.aim.spec.shape != discriminator.output_shape:
+        raise InputError(
+            f"aim has targets of shape {attack.aim.spec.shape}: expected the outputs "
+            f"of {discriminator.name}, {discriminator.output_shape}; choose the keys' "
+            "dimension alike"
+        )
+    if attack.fake_class < 0:
+        raise InputError(
+            f"fake class is {attack.fake_class}: expected a row of the adversary's "
+            "keys, 0 or more"
+        )
+    if attack.start_accuracy > 0:
+        raise InputError(
+            f"start_accuracy is {attack.start_accuracy}: expected 0 for a model whose "
+            "outputs are no classes, since it has no accuracy without all keys"
         )

@@ -24,7 +24,7 @@ class Download(NamedTuple):
     """A participant's model right after its download.
 
     Attributes:
-      parameters: float32 `[P]`.
+      parameters: what is shared, float32 `[S]`; the first P numbers are the model's.
       statistics: the network's constants.
     """
 

@@ -7,6 +7,7 @@ no batch) to a `Layer`. Pictures are `[n, H, W, C]`.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from tff_leak.models.network import Layer, Parameter, Shape
@@ -125,6 +126,32 @@ def dense(units: int, *, initializer: Initializer | None = None) -> Builder:
     return build
 
 
+def fixed_dense(units: int, *, seed: np.ndarray) -> Builder:
+    """Fully connected without bias, drawn once and never trained: a constant.
+
+    Weights are normal with deviation 1/sqrt(inputs), which keeps the inputs' scale.
+
+    Args:
+      units: numbers of the output.
+      seed: int32 `[2]`; it alone decides the weights, whatever a network is
+        initialised with.
+    """
+
+    def build(shape: Shape) -> Layer:
+        (size,) = shape
+
+        def draw(shape, _):
+            return tf.random.stateless_normal(shape, seed, 0.0, 1.0 / math.sqrt(size))
+
+        def apply(trainable, statistics, inputs, training):
+            del trainable, training
+            return inputs @ statistics[0], statistics
+
+        return Layer((units,), (), (Parameter((size, units), draw),), apply)
+
+    return build
+
+
 def batch_norm(
     *, scale: Initializer, epsilon: float = 1e-5, momentum: float = 0.9
 ) -> Builder:
@@ -153,7 +180,52 @@ def batch_norm(
 
         trainable = (Parameter(channels, scale), Parameter(channels, zeros))
         running = (Parameter(channels, zeros), Parameter(channels, ones))
-        return Layer(shape, trainable, running, apply)
+        return Layer(shape, trainable, running, apply, updates_statistics=True)
+
+    return build
+
+
+def standardise(axis: int, *, epsilon: float = 1e-5) -> Builder:
+    """Normalisation of vectors without running statistics, with scale and offset.
+
+    Outputs are (input - mean) / sqrt(variance + epsilon) * scale + offset. Mean and
+    variance are those of what is given, at inference as in training, so that nothing
+    but the trainable scale (1 at first) and offset (0), one each a feature, is kept.
+
+    Args:
+      axis: 0: over the batch, for each feature (Ioffe and Szegedy's batch
+        normalisation; an output then depends on the examples beside it); 1: over the
+        features, for each example (Ulyanov et al.'s instance normalisation, for a
+        vector, which has no places: all its numbers are taken together).
+      epsilon: Torch7's.
+    """
+
+    def build(shape: Shape) -> Layer:
+        (size,) = shape
+
+        def apply(trainable, statistics, inputs, training):
+            del training
+            mean, variance = tf.nn.moments(inputs, [axis], keepdims=True)
+            outputs = tf.nn.batch_normalization(
+                inputs, mean, variance, trainable[1], trainable[0], epsilon
+            )
+            return outputs, statistics
+
+        trainable = (Parameter((size,), ones), Parameter((size,), zeros))
+        return Layer(shape, trainable, (), apply)
+
+    return build
+
+
+def unit_length(*, epsilon: float = 1e-12) -> Builder:
+    """Divides vectors by their l2 norm, or by sqrt(epsilon) if that is larger."""
+
+    def build(shape: Shape) -> Layer:
+        def apply(trainable, statistics, inputs, training):
+            del trainable, training
+            return tf.math.l2_normalize(inputs, axis=-1, epsilon=epsilon), statistics
+
+        return Layer(shape, (), (), apply)
 
     return build
 

@@ -20,7 +20,10 @@ Tensors = list[tf.Tensor]
 
 
 class Weights(NamedTuple):
-    """A network's weights: lists of float32 tensors, in the order of its layers."""
+    """A network's weights: lists of float32 tensors, in the order of its layers.
+
+    Statistics are what is not trained: running statistics, or constants.
+    """
 
     trainable: Tensors
     statistics: Tensors
@@ -39,15 +42,18 @@ class Layer(NamedTuple):
     Attributes:
       output_shape: shape of one example, without the batch.
       trainable: what gradient descent changes.
-      statistics: running statistics.
+      statistics: running statistics, or constants.
       apply: `(trainable, statistics, inputs [n, ...], training) ->
         (outputs [n, ...], statistics)`.
+      updates_statistics: whether training changes the statistics; if not, they are
+        constants.
     """
 
     output_shape: Shape
     trainable: tuple[Parameter, ...]
     statistics: tuple[Parameter, ...]
     apply: Callable[..., tuple[tf.Tensor, Tensors]]
+    updates_statistics: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +160,58 @@ def sequential(
         statistics_shapes=tuple(p.shape for layer in layers for p in layer.statistics),
         initialize=initialize,
         apply=apply,
-        updates_statistics=any(layer.statistics for layer in layers),
+        updates_statistics=any(layer.updates_statistics for layer in layers),
+    )
+
+
+def followed_by(
+    name: str, network: Network, builders: Sequence[Callable[[Shape], Layer]]
+) -> Network:
+    """Puts layers behind a network.
+
+    Args:
+      name: of the whole.
+      network: what comes first; its weights come first, too.
+      builders: as of `sequential`.
+
+    Returns:
+      The whole. The network in it is initialised as it is alone.
+    """
+    head = sequential(name, network.output_shape, builders)
+    trainable, statistics = (
+        len(network.trainable_shapes),
+        len(network.statistics_shapes),
+    )
+
+    def initialize(seed: tf.Tensor) -> Weights:
+        first = network.initialize(seed)
+        # A stream of its own: both count their layers from 0.
+        second = head.initialize(tf.random.fold_in(seed, -1))
+        return Weights(
+            [*first.trainable, *second.trainable],
+            [*first.statistics, *second.statistics],
+        )
+
+    def apply(weights: Weights, inputs: tf.Tensor, training: bool):
+        first = Weights(
+            list(weights.trainable[:trainable]), list(weights.statistics[:statistics])
+        )
+        second = Weights(
+            list(weights.trainable[trainable:]), list(weights.statistics[statistics:])
+        )
+        outputs, updated = network.apply(first, inputs, training)
+        outputs, further = head.apply(second, outputs, training)
+        return outputs, [*updated, *further]
+
+    return Network(
+        name=name,
+        input_shape=network.input_shape,
+        output_shape=head.output_shape,
+        trainable_shapes=network.trainable_shapes + head.trainable_shapes,
+        statistics_shapes=network.statistics_shapes + head.statistics_shapes,
+        initialize=initialize,
+        apply=apply,
+        updates_statistics=network.updates_statistics or head.updates_statistics,
     )
 
 

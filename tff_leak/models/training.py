@@ -1,7 +1,8 @@
-"""Local stochastic gradient descent on one participant's data, as a pure function."""
+"""A participant's local training as pure functions: the slot, and the papers' SGD."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -20,15 +21,37 @@ class Trained(NamedTuple):
     """What local training returns.
 
     Attributes:
-      parameters: float32 `[P]`.
+      parameters: float32 `[S]`, what is shared; `[P]` after SGD.
       steps: int32, minibatches that the participant has trained on so far.
-      loss: float32, mean cross-entropy in nats over the examples seen in this call
-        (0 without data).
+      loss: float32, the mean of what training minimises over the examples seen in
+        this call (0 without data); of SGD the cross-entropy in nats.
     """
 
     parameters: tf.Tensor
     steps: tf.Tensor
     loss: tf.Tensor
+
+
+class LocalTraining(NamedTuple):
+    """The slot of local training: what is shared, and how a participant changes it.
+
+    What a protocol shares is one vector of S numbers. The first P of them are the
+    model's parameters; an optimiser whose state is shared as well puts it behind them.
+
+    Attributes:
+      num_shared: S, at least the network's `num_parameters` P.
+      initialize: `(seed int32 [2]) -> (shared float32 [S], constants)`, what is there
+        before the first turn; the constants are `Weights.statistics`.
+      private_spec: nested `tf.TensorSpec` of what a participant needs for its training
+        and never shares; a leading dimension may be None. `()` for nothing.
+      train: `(shared, constants, LocalData, private, steps int32, seed int32 [2]) ->
+        Trained`: one turn on local data. `steps` are those made before.
+    """
+
+    num_shared: int
+    initialize: Callable[[tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]
+    private_spec: Any
+    train: Callable[..., Trained]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +87,8 @@ class LocalSgd:
                 )
         if self.steps is not None and self.steps < 1:
             raise InputError(
-                f"steps is {self.steps}: expected a positive number of minibatches; leave "
-                "it out for whole epochs"
+                f"steps is {self.steps}: expected a positive number of minibatches; "
+                "leave it out for whole epochs"
             )
 
 
@@ -73,6 +96,20 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Mean softmax cross-entropy in nats: logits `[n, k]`, labels int32 `[n]`."""
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return tf.reduce_mean(losses)
+
+
+def sgd_training(settings: LocalSgd, network: Network) -> LocalTraining:
+    """Returns SGD of a classifier as `LocalTraining`: S is P, nothing is private."""
+
+    def initialize(seed):
+        weights = network.initialize(seed)
+        return flatten(weights.trainable), list(weights.statistics)
+
+    def train(shared, constants, data, private, steps, seed):
+        del private
+        return local_sgd(settings, network, shared, constants, data, steps, seed)
+
+    return LocalTraining(network.num_parameters, initialize, (), train)
 
 
 def local_sgd(
@@ -95,20 +132,9 @@ def local_sgd(
       steps: int32, minibatches that the participant has trained on before.
       seed: int32 `[2]`; each epoch has its own order of the examples.
     """
-    count = tf.shape(data.labels)[0]
-    batches = (count + settings.batch_size - 1) // settings.batch_size
 
-    def epoch_order(epoch):
-        noise = tf.random.stateless_uniform([count], tf.random.fold_in(seed, epoch))
-        return tf.argsort(noise)
-
-    def step(index, order, trainable, total, seen):
-        # Only a new epoch needs a new order; `order` is carried through the others.
-        batch = index % batches
-        order = tf.cond(
-            tf.equal(batch, 0), lambda: epoch_order(index // batches), lambda: order
-        )
-        chosen = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+    def step(index, chosen, state):
+        trainable, total, seen = state
         labels = tf.gather(data.labels, chosen)
         with tf.GradientTape() as tape:
             tape.watch(trainable)
@@ -125,23 +151,73 @@ def local_sgd(
         ]
         examples = tf.cast(tf.shape(labels)[0], tf.float32)
         total += loss * examples
-        return index + 1, order, trainable, total, seen + examples
+        return trainable, total, seen + examples
 
-    limit = batches * settings.epochs
-    if settings.steps is not None:
-        limit = tf.minimum(limit, settings.steps)
     start = unflatten(parameters, network.trainable_shapes)
-    _, _, trainable, total, seen = tf.while_loop(
-        lambda index, *_: index < limit,
+    (trainable, total, seen), made = over_minibatches(
         step,
-        (tf.constant(0), tf.range(count), start, tf.constant(0.0), tf.constant(0.0)),
+        (start, tf.constant(0.0), tf.constant(0.0)),
+        count=tf.shape(data.labels)[0],
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        steps=settings.steps,
+        seed=seed,
+    )
+    return Trained(flatten(trainable), steps + made, total / tf.maximum(seen, 1.0))
+
+
+def over_minibatches(
+    step: Callable[[tf.Tensor, tf.Tensor, Any], Any],
+    state: Any,
+    *,
+    count: tf.Tensor,
+    batch_size: int,
+    epochs: int,
+    seed: tf.Tensor,
+    steps: int | None = None,
+) -> tuple[Any, tf.Tensor]:
+    """Folds a step over the minibatches of some epochs.
+
+    Args:
+      step: `(index int32, chosen int32 [b], state) -> state`; `chosen` are the numbers
+        of the examples in this minibatch, b at most `batch_size`.
+      state: nested tensors, of the same shapes before and after each step.
+      count: int32, examples; without any there is no step.
+      batch_size: examples a step; the last one of an epoch may have fewer.
+      epochs: passes over the examples, each in an order of its own.
+      seed: int32 `[2]`, of the orders.
+      steps: of all epochs the first so many minibatches at most; None is all.
+
+    Returns:
+      The last state, and int32: how many steps were made.
+    """
+    batches = (count + batch_size - 1) // batch_size
+
+    def epoch_order(epoch):
+        noise = tf.random.stateless_uniform([count], tf.random.fold_in(seed, epoch))
+        return tf.argsort(noise)
+
+    def body(index, order, state):
+        # Only a new epoch needs a new order; `order` is carried through the others.
+        batch = index % batches
+        order = tf.cond(
+            tf.equal(batch, 0), lambda: epoch_order(index // batches), lambda: order
+        )
+        chosen = order[batch * batch_size : (batch + 1) * batch_size]
+        return index + 1, order, step(index, chosen, state)
+
+    limit = batches * epochs
+    if steps is not None:
+        limit = tf.minimum(limit, steps)
+    _, _, state = tf.while_loop(
+        lambda index, *_: index < limit,
+        body,
+        (tf.constant(0), tf.range(count), state),
         shape_invariants=(
             tf.TensorShape([]),
             tf.TensorShape([None]),
-            [tensor.shape for tensor in start],
-            tf.TensorShape([]),
-            tf.TensorShape([]),
+            tf.nest.map_structure(lambda tensor: tensor.shape, state),
         ),
         maximum_iterations=limit,
     )
-    return Trained(flatten(trainable), steps + limit, total / tf.maximum(seen, 1.0))
+    return state, limit

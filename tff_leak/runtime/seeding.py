@@ -30,6 +30,9 @@ class Role(enum.IntEnum):
     TURN = 14
     SPARSE_VECTOR = 15
     INVERSION = 16
+    KEYS = 17
+    KEY_GUESS = 18
+    FIXED_LAYER = 19
 
 
 def root(seed: int) -> np.ndarray:
