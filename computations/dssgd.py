@@ -403,14 +403,14 @@ def _download(
     sharing: SelectiveSharing, message: _Message, state: ClientState, seed: tf.Tensor
 ) -> Download:
     """What a participant goes on from."""
-    parameters = select_download(
+    parameters, fetched = select_download(
         sharing,
         state.parameters,
         message.parameters,
         message.recency,
         derive(seed, Role.DOWNLOAD),
     )
-    return Download(parameters, list(message.statistics))
+    return Download(parameters, list(message.statistics), fetched)
 
 
 def _state_after(state: ClientState, trained: Trained, private: Any) -> ClientState:

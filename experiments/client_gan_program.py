@@ -176,7 +176,11 @@ def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
         for field in dataclasses.fields(client_gan.ClientGan)
         if field.name not in fixed
     }
-    return {**defaults, **attack}
+    settings = {**defaults, **attack}
+    return {
+        name: value.value if isinstance(value, enum.Enum) else value
+        for name, value in settings.items()
+    }
 
 
 def build_experiment(settings: Settings, data: Data) -> Experiment:
@@ -226,7 +230,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             seed=settings.seed,
             accuracy=accuracy,
             transform=transform,
-            private=_initial_attacks(attack, data.federation, settings.seed),
+            private=_initial_attacks(attack, network, data.federation, settings.seed),
         )
     return Experiment(settings, data, network, attacks, arms)
 
@@ -451,7 +455,10 @@ def _write_reconstructions(
 
 
 def _initial_attacks(
-    attack: client_gan.ClientGan, federation: Federation, seed: int
+    attack: client_gan.ClientGan,
+    network: Network,
+    federation: Federation,
+    seed: int,
 ) -> dict[int, client_gan.State]:
     """Each adversary's initial state, from its own random stream."""
     root = tf.constant(seeding.root(seed))
@@ -460,6 +467,7 @@ def _initial_attacks(
             attack,
             target=target,
             seed=seeding.derive(root, Role.PARTICIPANT, number),
+            num_parameters=network.num_parameters,
         )
         for number, target in zip(
             federation.adversaries, federation.targets, strict=True

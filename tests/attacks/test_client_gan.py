@@ -8,7 +8,12 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_leak.attacks import client_gan
-from tff_leak.attacks.client_gan import ClientGan, build_client_gan, initial_state
+from tff_leak.attacks.client_gan import (
+    ClientGan,
+    Replica,
+    build_client_gan,
+    initial_state,
+)
 from tff_leak.attacks.client_transform import Download
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, generators, layers
@@ -47,7 +52,8 @@ def _attack(**changes) -> ClientGan:
 
 def _download():
     weights = CLASSIFIER.initialize(SEED)
-    return Download(flatten(weights.trainable), [])
+    parameters = flatten(weights.trainable)
+    return Download(parameters, [], tf.ones_like(parameters, tf.bool))
 
 
 def _own_data(count=5):
@@ -180,6 +186,32 @@ def test_attack_waits_for_the_start_accuracy_and_then_goes_on():
     assert data.labels.shape == (11,)
     state, data = _turn(attack, state, data=wrong)
     assert int(state.last_turn.injected) == 6  # once started, it does not stop
+
+
+def test_a_replica_of_what_was_fetched_leaves_out_own_training():
+    attack = _attack(replica=Replica.FETCHED)
+    size = CLASSIFIER.num_parameters
+    start = initial_state(attack, target=1, seed=SEED, num_parameters=size)
+    first = _download()
+    # Nothing fetched: before its first turn the adversary has the server's own model.
+    none = tf.zeros([size], tf.bool)
+    state, _ = _turn(attack, start, download=first._replace(fetched=none))
+    np.testing.assert_array_equal(state.replica[1:], first.parameters)
+    # Then it trains; of the next download every third number is the server's.
+    fetched = tf.range(size) % 3 == 0
+    second = Download(first.parameters + 0.1, [], fetched)
+    after, _ = _turn(attack, state, download=second)
+    expected = tf.where(fetched, second.parameters, first.parameters)
+    np.testing.assert_array_equal(after.replica[1:], expected)
+    # The generator has met that model, and not the adversary's own.
+    plain = state._replace(replica=tf.zeros([0]))
+    met, _ = _turn(_attack(), plain, download=second._replace(parameters=expected))
+    own, _ = _turn(_attack(), plain, download=second)
+    weights = [flatten(s.generator.trainable).numpy() for s in (after, met, own)]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.abs(weights[0] - weights[2]).max() > 0
+    with pytest.raises(InputError, match="num_parameters is 0 with replica fetched"):
+        initial_state(attack, target=1, seed=SEED)
 
 
 def test_the_same_seed_gives_the_same_turn_and_another_seed_another():

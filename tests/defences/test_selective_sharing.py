@@ -60,7 +60,7 @@ def test_download_takes_the_most_recently_uploaded():
     sharing = SelectiveSharing(download_fraction=0.5)
     local, shared = tf.zeros([4]), tf.ones([4])
     recency = tf.constant([0.1, 2.0, 0.0, 1.0])
-    fetched = select_download(sharing, local, shared, recency, SEED)
+    fetched, mask = select_download(sharing, local, shared, recency, SEED)
     np.testing.assert_array_equal(fetched, [0, 1, 0, 1])
 
 
@@ -70,7 +70,11 @@ def test_download_breaks_ties_at_random(count):
     recency = tf.fill([4], count)
     picks = {
         int(
-            np.argmax(select_download(sharing, tf.zeros([4]), tf.ones([4]), recency, s))
+            np.argmax(
+                select_download(
+                    sharing, tf.zeros([4]), tf.ones([4]), recency, s
+                ).parameters
+            )
         )
         for s in tf.constant([[i, 3] for i in range(40)])
     }

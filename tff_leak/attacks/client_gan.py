@@ -8,6 +8,7 @@ from the fakes, and so reveals more of them.
 """
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,6 +87,18 @@ def key_aim(dimension: int, hit_score: float) -> Aim:
     )
 
 
+class Replica(enum.Enum):
+    """What the adversary takes as discriminator, where it fetches a part of a model.
+
+    With theta_d = 1 they are the same. With less, its own model is mostly what it has
+    trained itself: on its own classes and on fakes, with the target never among them,
+    so that such a model comes to know little of the target.
+    """
+
+    LOCAL = "local"  # its own model after the download: algorithm 1, line 6
+    FETCHED = "fetched"  # only what it ever fetched, apart from its own training
+
+
 @dataclasses.dataclass(frozen=True)
 class ClientGan:
     """The adversary's settings.
@@ -110,6 +123,8 @@ class ClientGan:
       replay_turns: fakes of this many turns before are injected again (not in the
         text).
       aim: what G is trained towards: a class, or a guessed key (`key_aim`).
+      replica: D, where only a part of the model is fetched; `FETCHED` is not in the
+        text.
     """
 
     generator: Network
@@ -124,6 +139,7 @@ class ClientGan:
     stop_window: int = 15
     replay_turns: int = 0
     aim: Aim = CLASS_AIM
+    replica: Replica = Replica.LOCAL
 
     def __post_init__(self):
         positive = ("generator_steps", "batch_size", "fakes_per_turn", "stop_window")
@@ -174,6 +190,8 @@ class State(NamedTuple):
       replay: float32 `[replay_turns, fakes_per_turn, H, W, C]`, newest first.
       replay_filled: int32, turns in `replay`.
       last_turn: see `Turn`.
+      replica: for `Replica.FETCHED` the model of what was ever fetched, float32 `[P]`,
+        in front of it 1 after the first turn; otherwise of length 0.
     """
 
     target: tf.Tensor
@@ -183,9 +201,12 @@ class State(NamedTuple):
     replay: tf.Tensor
     replay_filled: tf.Tensor
     last_turn: Turn
+    replica: tf.Tensor
 
 
-def initial_state(attack: ClientGan, *, target: Any, seed: tf.Tensor) -> State:
+def initial_state(
+    attack: ClientGan, *, target: Any, seed: tf.Tensor, num_parameters: int = 0
+) -> State:
     """Returns an adversary's state before its first turn.
 
     Args:
@@ -193,10 +214,16 @@ def initial_state(attack: ClientGan, *, target: Any, seed: tf.Tensor) -> State:
       target: class in [0, outputs) that the adversary wants to see; with `key_aim`
         the key that it guesses, float32 `[d]`.
       seed: int32 `[2]`, the adversary's own.
+      num_parameters: P of the shared model, which `Replica.FETCHED` asks for.
 
     Raises:
-      InputError: if the target has another shape than the aim's.
+      InputError: if the target has another shape than the aim's, or P is missing.
     """
+    if attack.replica is Replica.FETCHED and num_parameters < 1:
+        raise InputError(
+            f"num_parameters is {num_parameters} with replica fetched: expected the "
+            "shared model's number of parameters, which the adversary keeps; give it"
+        )
     target = tf.convert_to_tensor(target, attack.aim.spec.dtype)
     if target.shape != attack.aim.spec.shape:
         raise InputError(
@@ -222,6 +249,7 @@ def initial_state(attack: ClientGan, *, target: Any, seed: tf.Tensor) -> State:
             injected=tf.constant(0, tf.int32),
             own_accuracy=tf.constant(0.0),
         ),
+        replica=tf.zeros([_replica_size(attack, num_parameters)]),
     )
 
 
@@ -255,9 +283,7 @@ def build_client_gan(attack: ClientGan, discriminator: Network) -> ClientTransfo
     _check(attack, discriminator)
 
     def apply(state: State, download: Download, data: LocalData, seed: tf.Tensor):
-        # Line 6: a replica of the freshly updated local model is D.
-        # An optimiser's state may be shared as well, behind the model.
-        parameters = download.parameters[: discriminator.num_parameters]
+        parameters, state = _replicate(attack, discriminator, state, download)
         trainable = unflatten(parameters, discriminator.trainable_shapes)
         weights = Weights(trainable, list(download.statistics))
         accuracy = tf.constant(1.0)
@@ -276,9 +302,33 @@ def build_client_gan(attack: ClientGan, discriminator: Network) -> ClientTransfo
     no_target = tf.zeros(attack.aim.spec.shape, attack.aim.spec.dtype)
     spec = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype),
-        initial_state(attack, target=no_target, seed=seed),
+        initial_state(
+            attack,
+            target=no_target,
+            seed=seed,
+            num_parameters=discriminator.num_parameters,
+        ),
     )
     return ClientTransform(spec, apply)
+
+
+def _replica_size(attack: ClientGan, num_parameters: int) -> int:
+    return 0 if attack.replica is Replica.LOCAL else 1 + num_parameters
+
+
+def _replicate(
+    attack: ClientGan, discriminator: Network, state: State, download: Download
+) -> tuple[tf.Tensor, State]:
+    """D's parameters `[P]` (algorithm 1, line 6), and the state that remembers them."""
+    # An optimiser's state may be shared as well, behind the model.
+    size = discriminator.num_parameters
+    parameters = download.parameters[:size]
+    if attack.replica is Replica.LOCAL:
+        return parameters, state
+    # Before the first turn its own model is the server's first one.
+    known = (state.replica[0] > 0) & ~download.fetched[:size]
+    parameters = tf.where(known, state.replica[1:], parameters)
+    return parameters, state._replace(replica=tf.concat([[1.0], parameters], axis=0))
 
 
 def train_generator(

@@ -26,10 +26,13 @@ class Download(NamedTuple):
     Attributes:
       parameters: what is shared, float32 `[S]`; the first P numbers are the model's.
       statistics: the network's constants.
+      fetched: bool `[S]`, which numbers the server gave in this turn; the others are
+        the participant's own.
     """
 
     parameters: tf.Tensor
     statistics: list[tf.Tensor]
+    fetched: tf.Tensor
 
 
 class ClientTransform(NamedTuple):

@@ -9,6 +9,7 @@ all `P` parameters.
 import dataclasses
 import enum
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -92,13 +93,26 @@ def select_upload(
     return tf.where(chosen, update, 0.0)
 
 
+class Fetched(NamedTuple):
+    """A participant's parameters after its download.
+
+    Attributes:
+      parameters: float32 `[P]`, the server's where fetched, the participant's own
+        elsewhere.
+      mask: bool `[P]`, which were fetched.
+    """
+
+    parameters: tf.Tensor
+    mask: tf.Tensor
+
+
 def select_download(
     sharing: SelectiveSharing,
     local: tf.Tensor,
     shared: tf.Tensor,
     recency: tf.Tensor,
     seed: tf.Tensor,
-) -> tf.Tensor:
+) -> Fetched:
     """Returns a participant's parameters after its download.
 
     Shokri and Shmatikov's server counts uploads per parameter with a decay, and a
@@ -110,12 +124,9 @@ def select_download(
       shared: the parameter server's, float32 `[P]`.
       recency: the server's decayed count of uploads, float32 `[P]`.
       seed: int32 `[2]`; equal counts are put in random order.
-
-    Returns:
-      float32 `[P]`: `shared` where it was fetched, `local` elsewhere.
     """
     if sharing.download_fraction == 1:
-        return shared
+        return Fetched(shared, tf.ones_like(shared, tf.bool))
     # A stable sort of a random permutation: equal counts come in random order, however
     # large they are.
     noise = tf.random.stateless_uniform(tf.shape(recency), seed)
@@ -125,7 +136,8 @@ def select_download(
         permutation, tf.argsort(shuffled, direction="DESCENDING", stable=True)
     )
     count = _count(sharing.download_fraction, recency.shape[0])
-    return tf.where(_mask(ranked[:count], recency.shape[0]), shared, local)
+    mask = _mask(ranked[:count], recency.shape[0])
+    return Fetched(tf.where(mask, shared, local), mask)
 
 
 def _top(score: tf.Tensor, fraction: float) -> tf.Tensor:
