@@ -88,8 +88,8 @@ def initial_client_state(
     Args:
       network: the embedding.
       server: the server's initial state.
-      keys: float32 `[k, d]` of length 1, private; its labels are their rows. None
-        (k = 0) for a participant without data.
+      keys: float32 `[k, d]` of length 1, private; its labels are their rows. `[0, d]`
+        for a participant without data.
       participant: number, 0 or more; with `seed` it fixes the random stream.
       seed: the run's.
       transform: the process's, if it has one.

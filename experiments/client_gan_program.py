@@ -23,6 +23,7 @@ from experiments.dssgd_arm import (
     build_accuracy,
     epsilon_spent,
     local_dataset,
+    mean_over_rounds,
 )
 from experiments.evaluation import build_judge
 from experiments.federation import Federation
@@ -47,6 +48,8 @@ from tff_leak.runtime.seeding import Role
 
 SNAPSHOT_SAMPLES = 40
 FINAL_SAMPLES = 200
+FIXED_ATTACK_FIELDS = ("generator", "optimizer", "fake_class", "aim")
+"""Fields of `ClientGan` that the program sets, and no flag."""
 
 
 class Arm(enum.Enum):
@@ -170,11 +173,10 @@ class Experiment:
 
 def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the adversary's settings with their defaults, for `config.json`."""
-    fixed = ("generator", "optimizer", "fake_class", "aim")
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(client_gan.ClientGan)
-        if field.name not in fixed
+        if field.name not in FIXED_ATTACK_FIELDS
     }
     settings = {**defaults, **attack}
     return {
@@ -349,6 +351,7 @@ def evaluate(
         "visible_window": list(window),
         "epsilon": epsilon_spent(directory.metrics_csv),
         "epsilon_turn": epsilon_spent(directory.metrics_csv, "epsilon_turn"),
+        "generator_steps": mean_over_rounds(directory.metrics_csv, "generator_steps"),
         "seconds": clock.seconds(),
         "identity": _identity(data, drawn, window),
         **scores,

@@ -74,9 +74,10 @@ class DssgdArm:
         """Gives every participant its turn.
 
         Returns:
-          The state, and the metrics: `task_accuracy` at the end of the round and after
-          each turn (`task_accuracy_turn_1`, ...), `train_loss` (nats, mean over the
-          round's examples), `uploaded` (share of the parameters, mean over turns); of
+          The state, and the metrics: `task_accuracy` at the end of the round and, in
+          rounds of 2 to 8 turns, after each (`task_accuracy_turn_1`, ...),
+          `train_loss` (nats, mean over the round's examples), `uploaded` (share of the
+          parameters, mean over turns); of
           adversaries the means of `attack_loss` (nats), `attack_share` (share of G's
           last batch that D took for the target), `generator_steps` and `injected`.
           With differential privacy `epsilon_turn`: the price of one turn, an epoch
@@ -213,3 +214,16 @@ def epsilon_spent(
         last = list(csv.DictReader(file))[-1]
     spent = [float(text) for key, text in last.items() if key.endswith(f"/{metric}")]
     return max(spent, default=None)
+
+
+def mean_over_rounds(metrics_csv: pathlib.Path, metric: str) -> dict[str, float]:
+    """Returns a metric's mean over all rounds that have it, by arm that has it."""
+    with open(metrics_csv, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    means = {}
+    for key in rows[0]:
+        arm, _, name = key.partition("/")
+        values = [float(row[key]) for row in rows if row[key]]
+        if name == metric and values:
+            means[arm] = float(np.mean(values))
+    return means

@@ -10,6 +10,7 @@ import shutil
 
 from absl import flags
 
+from experiments import presets
 from tff_leak.errors import InputError
 from tff_leak.report import results
 from tff_leak.runtime import cli
@@ -20,7 +21,6 @@ _PRESET = flags.DEFINE_string(
     "preset", None, "Name under docs/results: that of a file in experiments/configs."
 )
 _DOCS = flags.DEFINE_string("docs", "docs", "The documentation's folder.")
-_CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
 def main(argv: list[str]) -> None:
@@ -42,15 +42,15 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
             f"{run} has no summary.json: expected the directory of a finished run; let "
             "the run end first"
         )
-    path = _CONFIGS / f"{preset}.flags"
+    path = presets.CONFIGS / f"{preset}.flags"
     if not path.is_file():
-        known = sorted(path.stem for path in _CONFIGS.glob("*.flags"))
+        known = sorted(path.stem for path in presets.CONFIGS.glob("*.flags"))
         raise InputError(
             f"--preset is {preset!r}: expected one of {', '.join(known)}; correct it"
         )
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     _check_is_preset(run, config, path)
-    if "targets" in config and "targets" not in _flags(path):
+    if config["experiment"] == "client_gan" and "targets" not in presets.read(path):
         # What a preset leaves open stands in the name.
         preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
@@ -97,59 +97,18 @@ def _pictures(figures: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _check_is_preset(run: pathlib.Path, config: dict, preset: pathlib.Path) -> None:
     """Raises InputError if the run was made with another setting than the preset's."""
-    for name, text in _flags(preset).items():
-        found = config.get(name)
-        if isinstance(found, dict):
-            pairs = dict(pair.split("=") for pair in text.split(","))
-            same = all(_same(found[key], value) for key, value in pairs.items())
-        elif name == "arms":
-            same = set(text.split(",")) <= set(found)  # more controls do no harm
-        else:
-            same = _same(found, text)
-        if not same:
-            raise InputError(
-                f"{run} was made with {name}={_text(found)}, {preset.name} has {text}: "
-                "expected a run of that preset; publish it under its own"
-            )
-
-
-def _flags(preset: pathlib.Path) -> dict[str, str]:
-    """The flags of a preset; they override those of presets that it includes.
-
-    A flag that stands twice in one file is a list.
-    """
-    flags_of: dict[str, str] = {}
-    here: set[str] = set()
-    for line in preset.read_text(encoding="utf-8").splitlines():
-        found = re.fullmatch(r"--(\w+)=(.*)", line.strip())
-        if found and found[1] == "flagfile":
-            flags_of |= _flags(_CONFIGS / pathlib.Path(found[2]).name)
-        elif found:
-            repeated = found[1] in here
-            here.add(found[1])
-            before = f"{flags_of[found[1]]}," if repeated else ""
-            flags_of[found[1]] = before + found[2]
-    return flags_of
-
-
-def _same(value: object, text: str) -> bool:
-    """Whether a value of `config.json` is what a flag's text says."""
-    if isinstance(value, float):
-        return value == float(text)
-    return _text(value) == text
-
-
-def _text(value: object) -> str:
-    """A value of `config.json` as a flag would be written."""
-    if isinstance(value, list):
-        return ",".join(_text(entry) for entry in value)
-    return str(value)
+    different = presets.differences(preset, config)
+    if different:
+        raise InputError(
+            f"{run} was made with {'; '.join(different)} in {preset.name}: expected a "
+            "run of that preset; publish it under its own"
+        )
 
 
 def _descriptions() -> dict[str, str]:
     """The comments at the head of each preset."""
     texts = {}
-    for path in _CONFIGS.glob("*.flags"):
+    for path in presets.CONFIGS.glob("*.flags"):
         lines = path.read_text(encoding="utf-8").splitlines()
         comments = [re.sub(r"^#\s?", "", line) for line in lines if line[:1] == "#"]
         texts[path.stem] = "\n".join(comments)

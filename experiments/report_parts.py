@@ -8,6 +8,22 @@ from tff_leak.data.sources import Source
 from tff_leak.report import html
 from tff_leak.runtime.run_directory import RunDirectory
 
+_COLUMNS = {
+    "judge share": "judge_share",
+    "rejected": "rejected_share",
+    "confidence": "judge_confidence",
+    "SSIM": "ssim",
+    "L1": "l1",
+    "PSNR (dB)": "psnr",
+    "SSIM to held-out": "ssim_to_heldout",
+    "L1 to held-out": "l1_to_heldout",
+    "SSIM to others": "ssim_to_others",
+    "diversity": "diversity",
+    "FID": "fid",
+    "KID": "kid",
+    "IS": "inception_score",
+}
+
 
 def nouns_of(source: Source) -> tuple[str, str]:
     """Returns what a class of the source is called, singular and plural."""
@@ -31,57 +47,13 @@ def figures_section(summary: Mapping[str, Any], noun: str) -> html.Section:
       summary: with `targets` and `pooled` as `evaluate_targets` returns them.
       noun: what a target is, e.g. "digit".
     """
-    header = [
-        "set",
-        "judge share",
-        "rejected",
-        "confidence",
-        "SSIM",
-        "L1",
-        "PSNR (dB)",
-        "SSIM to held-out",
-        "L1 to held-out",
-        "SSIM to others",
-        "diversity",
-        "FID",
-        "KID",
-        "IS",
-    ]
-    keys = (
-        "judge_share",
-        "rejected_share",
-        "judge_confidence",
-        "ssim",
-        "l1",
-        "psnr",
-        "ssim_to_heldout",
-        "l1_to_heldout",
-        "ssim_to_others",
-        "diversity",
-        "fid",
-        "kid",
-        "inception_score",
-    )
-
-    def rows(figures_of: Mapping[str, Any]) -> list[list[object]]:
-        sets = {
-            "attack": figures_of["attack"],
-            "control": figures_of["control"],
-            **figures_of["extra_controls"],
-            "reference": figures_of["reference"],
-        }
-        return [
-            [name, *(values[key] for key in keys)]
-            for name, values in sets.items()
-            if values is not None
-        ]
-
+    header = ["set", *_COLUMNS]
     tables = [
-        (f"Target {noun} {one['target']}", header, rows(one))
+        (f"Target {noun} {one['target']}", header, _rows(one))
         for one in summary["targets"]
     ]
     if len(tables) > 1:
-        tables.insert(0, ("All targets", header, rows(summary["pooled"])))
+        tables.insert(0, ("All targets", header, _rows(summary["pooled"])))
     tables.append(_floor_table(summary["pooled"]))
     compared = summary["pooled"]["compared"]
     text = (
@@ -94,6 +66,21 @@ def figures_section(summary: Mapping[str, Any], noun: str) -> html.Section:
         "Inception Score use the judge's features."
     )
     return html.Section("All figures", text, tables=tables)
+
+
+def _rows(figures_of: Mapping[str, Any]) -> list[list[object]]:
+    """One row for each set of pictures that there is."""
+    sets = {
+        "attack": figures_of["attack"],
+        "control": figures_of["control"],
+        **figures_of["extra_controls"],
+        "reference": figures_of["reference"],
+    }
+    return [
+        [name, *(values[key] for key in _COLUMNS.values())]
+        for name, values in sets.items()
+        if values is not None
+    ]
 
 
 def _floor_table(pooled: Mapping[str, Any]) -> tuple:

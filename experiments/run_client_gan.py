@@ -148,7 +148,7 @@ def _settings() -> client_gan_program.Settings:
         return cls(**parse(cls, flag.value, flag=flag.name))
 
     check_staleness(_ORDER.value, _MAX_STALENESS.value)
-    fixed = ("generator", "optimizer", "fake_class", "aim")
+    fixed = client_gan_program.FIXED_ATTACK_FIELDS
     return client_gan_program.Settings(
         rounds=_ROUNDS.value,
         seed=_SEED.value,

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from experiments import publish_result
-from experiments.client_gan_program import GeneratorSettings
+from experiments import presets
+from experiments.client_gan_program import FIXED_ATTACK_FIELDS, GeneratorSettings
 from experiments.settings import build_optional, parse
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.attacks.model_inversion import ModelInversion
@@ -14,8 +14,8 @@ from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.models.training import LocalSgd
 
-CONFIGS = sorted(publish_result._CONFIGS.glob("*.flags"))
-BINARIES = publish_result._CONFIGS.parent
+CONFIGS = sorted(presets.CONFIGS.glob("*.flags"))
+BINARIES = presets.CONFIGS.parent
 SETTINGS = {
     "sharing": SelectiveSharing,
     "training": LocalSgd,
@@ -34,14 +34,14 @@ def _binary(preset: pathlib.Path) -> str:
 def test_its_flags_and_settings_exist(preset):
     source = (BINARIES / f"{_binary(preset)}.py").read_text()
     defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
-    flags = publish_result._flags(preset)
+    flags = presets.read(preset)
     assert set(flags) <= defined
     for name, text in flags.items():
         if name in SETTINGS:
             # Out-of-range values are refused here as well.
             SETTINGS[name](**parse(SETTINGS[name], text, flag=name))
-    fixed = ("generator", "optimizer", "fake_class", "aim")
-    parse(ClientGan, flags.get("attack", ""), flag="attack", given=fixed)
+    attack = flags.get("attack", "")
+    parse(ClientGan, attack, flag="attack", given=FIXED_ATTACK_FIELDS)
     private = flags.get("sparse_vector", "")
     assert bool(build_optional(SparseVector, private, flag="sparse_vector")) == bool(
         private
@@ -59,11 +59,79 @@ def test_it_begins_with_what_it_is(preset):
     ids=lambda path: path.stem,
 )
 def test_a_quick_one_is_another_preset_made_shorter(preset):
-    full = preset.with_name(preset.name.replace("_quick", ""))
-    assert full.exists()
-    quick, whole = publish_result._flags(preset), publish_result._flags(full)
-    same = {"dataset", "participants", "targets", "sharing", "sparse_vector"}
-    for name in same:
-        assert quick.get(name) == whole.get(name)
+    [name] = re.findall(
+        r"--flagfile=experiments/configs/(\w+)\.flags", preset.read_text()
+    )
+    assert preset.stem.startswith(name.removesuffix("_small"))
+    quick, whole = presets.read(preset), presets.read(preset.with_stem(name))
+    for key in ("dataset", "participants", "targets", "sharing", "sparse_vector"):
+        assert quick.get(key) == whole.get(key)
     length = "epochs" if "epochs" in whole else "rounds"
-    assert int(quick[length]) != int(whole[length])
+    assert int(quick[length]) < int(whole[length])
+
+
+def test_presets_that_the_readme_names_are_there():
+    readme = (BINARIES.parent / "README.md").read_text()
+    named = set(re.findall(r"`(hitaj_\w+)`", readme))
+    assert len(named) > 10
+    assert named <= {path.stem for path in CONFIGS}
+
+
+def _config(**changes):
+    """A run of `hitaj_fig6b_small` as its `config.json` has it."""
+    config = {
+        "experiment": "client_gan",
+        "dataset": "mnist",
+        "seed": 5,
+        "threads": 1,
+        "rounds": 150,
+        "per_class": 200,
+        "participants": "0-4;5-9",
+        "adversaries": [1],
+        "targets": [2],
+        "arms": ["attack", "control", "passive"],
+        "order": "fixed",
+        "max_staleness": 0,
+        "precision": "float32",
+        "sharing": {"upload_fraction": 0.1, "download_fraction": 1.0, "bound": None},
+        "training": {"learning_rate": 0.02, "batch_size": 32, "epochs": 1},
+        "attack": {"generator_steps": 10, "stop_window": 1, "stop_share": 0.5},
+        "generator": {"optimizer": "sgd", "learning_rate": 0.02, "base_filters": 16},
+    }
+    return config | changes
+
+
+def test_a_run_of_a_preset_has_no_differences():
+    preset = presets.CONFIGS / "hitaj_fig6b_small.flags"
+    assert presets.differences(preset, _config()) == []
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        # What the preset does not name has the binary's default.
+        ({"sparse_vector": {"epsilon_per_parameter": 10.0}}, "sparse_vector"),
+        ({"order": "random"}, "order=random, expected fixed"),
+        ({"precision": "bfloat16"}, "precision"),
+        (
+            {"training": {"learning_rate": 0.02, "batch_size": 32, "epochs": 3}},
+            "epochs",
+        ),
+        ({"attack": {"replay_turns": 5}}, "attack replay_turns=5, expected 0"),
+        # And what it names its own.
+        ({"per_class": None}, "per_class=None, expected 200"),
+        ({"sharing": {"upload_fraction": 1.0}}, "upload_fraction=1.0, expected 0.1"),
+        ({"arms": ["attack"]}, "arms=attack, expected attack,control"),
+        ({"generator": None}, "no generator, expected optimizer"),
+    ],
+)
+def test_a_run_with_another_setting_differs(changes, named):
+    preset = presets.CONFIGS / "hitaj_fig6b_small.flags"
+    [difference] = presets.differences(preset, _config(**changes))
+    assert named in difference
+
+
+def test_targets_that_a_preset_names_are_the_runs():
+    preset = presets.CONFIGS / "hitaj_fig10_small.flags"
+    config = _config(sharing={}, attack={"generator_steps": 20})
+    assert any("targets=2" in text for text in presets.differences(preset, config))

@@ -8,14 +8,17 @@ from experiments import publish_result
 from tff_leak.errors import InputError
 
 CONFIG = {
+    "experiment": "client_gan",
     "seed": 4,
     "dataset": "mnist",
     "per_class": 200,
     "targets": [1],
-    "learning_rate_decay": 5e-4,
     "arms": ["attack", "control", "passive"],
     "training": {"learning_rate": 0.02, "batch_size": 32, "epochs": 1},
 }
+
+
+TRAINING = "--training=learning_rate=0.02,batch_size=32\n"
 
 
 @pytest.fixture
@@ -24,25 +27,24 @@ def presets(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "base.flags").write_text(
         "# What it is.\n--dataset=mnist\n--per_class=200\n--targets=3\n"
-        "--learning_rate_decay=0.0005\n"
         "--arms=attack,control\n--training=learning_rate=0.02,batch_size=32\n"
     )
     (folder / "one.flags").write_text(
         "--flagfile=experiments/configs/base.flags\n--targets=1\n"
     )
-    monkeypatch.setattr(publish_result, "_CONFIGS", folder)
+    monkeypatch.setattr(publish_result.presets, "CONFIGS", folder)
     return folder
 
 
 def test_a_preset_includes_another_and_overrides_it(presets):
-    flags = publish_result._flags(presets / "one.flags")
+    flags = publish_result.presets.read(presets / "one.flags")
     assert flags["targets"] == "1"
     assert flags["dataset"] == "mnist"
 
 
 def test_a_repeated_flag_is_a_list(presets):
     (presets / "orders.flags").write_text("--order=fixed\n--order=random\n")
-    flags = publish_result._flags(presets / "orders.flags")
+    flags = publish_result.presets.read(presets / "orders.flags")
     assert flags == {"order": "fixed,random"}
 
 
@@ -53,10 +55,13 @@ def test_a_run_of_the_preset_passes_also_with_more_controls(presets, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"targets": [2]}, "targets=2, one.flags has 1"),
+        ({"targets": [2]}, "targets=2, expected 1 in one.flags"),
         ({"per_class": None}, "per_class=None"),
-        ({"arms": ["attack"]}, "arms=attack, one.flags has attack,control"),
-        ({"training": {"learning_rate": 0.1, "batch_size": 32}}, "training="),
+        ({"arms": ["attack"]}, "arms=attack, expected attack,control"),
+        (
+            {"training": {"learning_rate": 0.1, "batch_size": 32}},
+            "training learning_rate=0.1, expected 0.02",
+        ),
     ],
 )
 def test_another_setting_is_refused(presets, tmp_path, change, message):
@@ -88,7 +93,9 @@ def _published(presets, root, run, preset, monkeypatch):
 def test_a_target_that_the_preset_leaves_open_is_in_the_name(
     presets, tmp_path, monkeypatch
 ):
-    (presets / "open.flags").write_text("# All.\n--dataset=mnist\n--per_class=200\n")
+    (presets / "open.flags").write_text(
+        "# All.\n--dataset=mnist\n--per_class=200\n" + TRAINING
+    )
     run = _finished(tmp_path / "run", targets=[1])
     root = tmp_path / "results"
     files = _published(presets, root, run, "open", monkeypatch)
@@ -116,7 +123,9 @@ def test_with_a_passive_arm_the_pictures_over_the_rounds_are_kept(
 
 
 def test_where_an_image_folder_lies_is_not_published(presets, tmp_path, monkeypatch):
-    (presets / "folder.flags").write_text("# Own pictures.\n--targets=1\n")
+    (presets / "folder.flags").write_text(
+        "# Own pictures.\n--targets=1\n--per_class=200\n" + TRAINING
+    )
     run = _finished(tmp_path / "run", dataset="image_folder:/home/me/secret/horses")
     root = tmp_path / "results"
     _published(presets, root, run, "folder", monkeypatch)

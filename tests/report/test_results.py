@@ -19,7 +19,7 @@ def _summary(seed, recovered, number=3):
         "attack": figures,
         "control": {"judge_share": 0.0, "ssim": 0.1},
         "extra_controls": {"passive": passive} if seed else {},
-        "reference": {"judge_share": 1.0, "ssim": 0.7},
+        "reference": {"judge_share": 1.0, "ssim": 0.7, "samples": 98},
         "floor": {"value": 0.5},
         "class_mean_similarity": 0.65,
     }
@@ -95,9 +95,10 @@ def test_targets_of_a_preset_that_leaves_them_open_stand_together(tmp_path):
     assert "all seeds have: 0.55 [-1.36, 2.46] (2 seeds)." in page
     assert "recovered, target 2: -5.00 (one seed)." in page
     assert "recovered, target 0: 0.30 [" in page
-    overview = {row["preset"]: row for row in _rows(page, "All presets")}
+    overview = {row["attack, by preset"]: row for row in _rows(page, "All attacks")}
     assert overview["[fig6](#fig6)"]["runs"] == "5"
     assert overview["[fig6](#fig6)"]["targets reached"] == "5 of 5"
+    assert overview["[fig6](#fig6)"]["of targets"] == "0, 10"
     assert overview["[fig6](#fig6)"]["recovered, mean over seeds"].startswith("0.55 [")
     assert "[other_target1](#other_target1)" in overview
 
@@ -117,7 +118,7 @@ def test_people_and_epsilon_have_columns_where_there_are_some(tmp_path):
     assert rows[0]["epsilon, a turn"] == "1.23e+04"
     assert rows[0]["epsilon, total"] == "1.23e+06"
     assert rows[1]["epsilon, total"] == "not run"
-    assert _rows(page, "All presets")[0]["right person nearest"] == "0.900"
+    assert _rows(page, "All attacks")[0]["right person nearest"] == "0.900"
 
 
 def test_one_seed_and_undefined_values(tmp_path):

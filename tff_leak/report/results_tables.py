@@ -65,22 +65,27 @@ def dssgd(summaries: Sequence[Mapping]) -> str:
 def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
     """Returns a preset's line at the head of the page.
 
-    Its cells: name, runs, seeds, recovered, targets reached, judge share, the
-    control's, share of samples whose nearest picture is of the right person, task
-    accuracy; means over runs but for recovered, which is one over seeds.
+    Its cells: name, runs, seeds, recovered, of which targets (those that all seeds
+    have), targets reached, judge share, the control's, share of samples whose nearest
+    picture is of the right person, task accuracy; means over all runs but for
+    recovered.
     """
     pooled = [summary["pooled"] for summary in summaries]
-    targets = [one for summary in summaries for one in summary["targets"]]
-    reached = sum(one["reached"]["value"] is True for one in targets)
+    verdicts = [
+        one["reached"]["value"] for summary in summaries for one in summary["targets"]
+    ]
+    known = [verdict for verdict in verdicts if verdict is not None]
+    controls = [one["control"] for one in pooled if one["control"]]
     people = [s["identity"] for s in summaries if s.get("identity")]
     return [
         name,
         len(summaries),
         len({summary["seed"] for summary in summaries}),
         _interval_text(_by_seed(summaries)),
-        f"{reached} of {len(targets)}",
+        ", ".join(str(target) for key in _shared(summaries) for target in key),
+        f"{sum(known)} of {len(known)}" if known else None,
         _mean([one["attack"]["judge_share"] for one in pooled]),
-        _mean([one["control"] and one["control"]["judge_share"] for one in pooled]),
+        _mean([one["judge_share"] for one in controls]) if controls else "not run",
         _mean([one["pooled"]["attack"] for one in people]) if people else "",
         _mean([summary["task_accuracy"]["attack"] for summary in summaries]),
     ]
@@ -99,9 +104,13 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
             "reference's person": person["reference"],
         }
     if summary.get("epsilon") is not None:
-        row["epsilon, a turn"] = f"{summary['epsilon_turn']:.3g}"
+        turn = summary.get("epsilon_turn")
+        row["epsilon, a turn"] = _UNMEASURED if turn is None else f"{turn:.3g}"
         row["epsilon, total"] = f"{summary['epsilon']:.3g}"
+    steps = summary.get("generator_steps", {})
     return row | {
+        "generator's steps a turn": steps.get("attack", _UNMEASURED),
+        "control's steps": steps.get("control", _UNMEASURED),
         "task accuracy": summary["task_accuracy"]["attack"],
         "rounds": summary["rounds"],
         "seconds": _seconds(summary["seconds"]),
@@ -119,6 +128,7 @@ def _target_figures(one: Mapping) -> dict[str, object]:
         "control's": control["judge_share"] if control else "not run",
         "SSIM": one["attack"]["ssim"],
         "reference": one["reference"]["ssim"],
+        "reference pictures": one["reference"]["samples"],
         "floor": one["floor"]["value"],
         "control's SSIM": control["ssim"] if control else "not run",
         "class mean": one["class_mean_similarity"],
@@ -147,14 +157,22 @@ def _sparse_table(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
     """For each seed the mean of `recovered` over the targets that all seeds have."""
-    values: dict[int, dict[tuple, float | None]] = {}
+    values: dict[int, list[float | None]] = {}
+    shared = _shared(summaries)
+    for summary in summaries:
+        if tuple(summary["pooled"]["targets"]) in shared:
+            recovered = summary["pooled"]["recovered"]
+            values.setdefault(summary["seed"], []).append(recovered)
+    return [_mean(of_seed) for of_seed in values.values()]
+
+
+def _shared(summaries: Sequence[Mapping]) -> list[tuple]:
+    """The targets, or sets of them, that every seed was run for, in order."""
+    targets: dict[int, set[tuple]] = {}
     for summary in summaries:
         key = tuple(summary["pooled"]["targets"])
-        values.setdefault(summary["seed"], {})[key] = summary["pooled"]["recovered"]
-    shared = set.intersection(*(set(of_seed) for of_seed in values.values()))
-    if not shared:
-        return []
-    return [_mean([of_seed[key] for key in shared]) for of_seed in values.values()]
+        targets.setdefault(summary["seed"], set()).add(key)
+    return sorted(set.intersection(*targets.values()))
 
 
 def _intervals(summaries: Sequence[Mapping]) -> str:

@@ -1,0 +1,133 @@
+"""What a preset says, flag by flag, with the binary's defaults behind it.
+
+Flags that a preset leaves out are part of it: a run with one more, say differential
+privacy, is another experiment.
+"""
+
+import ast
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import client_gan_program
+from experiments.settings import parse, plain
+from tff_leak.attacks.client_gan import ClientGan
+from tff_leak.attacks.model_inversion import ModelInversion
+from tff_leak.defences.selective_sharing import SelectiveSharing
+from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.models.training import LocalSgd
+
+CONFIGS = pathlib.Path(__file__).parent / "configs"
+BINARIES = {
+    "client_gan": "run_client_gan",
+    "dssgd": "run_dssgd",
+    "model_inversion": "run_model_inversion",
+}
+"""By `config.json`'s experiment."""
+
+_SETTINGS = {
+    "sharing": SelectiveSharing,
+    "training": LocalSgd,
+    "generator": client_gan_program.GeneratorSettings,
+    "inversion": ModelInversion,
+    "sparse_vector": SparseVector,
+}
+# What a run may choose without being another experiment.
+_FREE = {"output_dir", "data_dir", "seed", "threads"}
+
+
+def read(preset: pathlib.Path) -> dict[str, str]:
+    """Returns the flags of a preset; they override those of presets that it includes.
+
+    A flag that stands twice in one file is a list.
+    """
+    flags_of: dict[str, str] = {}
+    here: set[str] = set()
+    for line in preset.read_text(encoding="utf-8").splitlines():
+        found = re.fullmatch(r"--(\w+)=(.*)", line.strip())
+        if found and found[1] == "flagfile":
+            flags_of |= read(preset.with_name(pathlib.Path(found[2]).name))
+        elif found:
+            repeated = found[1] in here
+            here.add(found[1])
+            before = f"{flags_of[found[1]]}," if repeated else ""
+            flags_of[found[1]] = before + found[2]
+    return flags_of
+
+
+def defaults(binary: str) -> dict[str, Any]:
+    """Returns the defaults of a binary's flags, by name, read from its source.
+
+    A list is the list, an enum's member its name in lower case; a default that is an
+    expression is left out.
+    """
+    source = pathlib.Path(__file__).with_name(f"{binary}.py")
+    found = {}
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if is_call and node.func.attr.startswith("DEFINE_"):
+            name, default = node.args[:2]
+            if isinstance(default, ast.Attribute):
+                found[name.value] = default.attr.lower()
+            elif isinstance(default, ast.Constant | ast.List):
+                found[name.value] = ast.literal_eval(default)
+    return found
+
+
+def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
+    """Returns what a run's `config.json` has otherwise than a preset, one text each.
+
+    Seed, threads and the place of the data may differ, a run may have more arms, and
+    what the preset leaves open of the targets and of the data set may be anything.
+    """
+    given = read(preset)
+    expected = defaults(BINARIES[config["experiment"]]) | given
+    for name in ("targets", "dataset"):
+        if name not in given:
+            expected.pop(name)
+    found = []
+    for name, value in expected.items():
+        if name in _FREE:
+            continue
+        if name in _SETTINGS or name == "attack":
+            found += _settings_differences(name, value or "", config.get(name))
+        elif name == "arms":
+            if not set(_text(value).split(",")) <= set(config["arms"]):
+                found.append(f"arms={_text(config['arms'])}, expected {_text(value)}")
+        elif name in config and not _same(config[name], value):
+            found.append(f"{name}={_text(config[name])}, expected {_text(value)}")
+    return found
+
+
+def _settings_differences(name: str, text: str, found: Any) -> list[str]:
+    """Of one flag that sets the fields of a dataclass."""
+    if name == "sparse_vector" and not text:
+        return [] if not found else [f"sparse_vector={found}, expected none"]
+    if name == "attack":
+        fixed = client_gan_program.FIXED_ATTACK_FIELDS
+        given = parse(ClientGan, text, flag=name, given=fixed)
+        expected = client_gan_program.attack_config(given)
+    else:
+        expected = plain(_SETTINGS[name](**parse(_SETTINGS[name], text, flag=name)))
+    found = found or {}
+    # A field that a run does not know is younger than the run, which had its default.
+    return [
+        f"{name} {key}={found[key]}, expected {value}"
+        for key, value in expected.items()
+        if key in found and found[key] != value
+    ] + [f"no {name}, expected {text}"] * bool(text and not found)
+
+
+def _same(value: object, wanted: object) -> bool:
+    """Whether a value of `config.json` is what a flag has or its text says."""
+    if isinstance(value, float) and not isinstance(wanted, bool | None):
+        return value == float(wanted)
+    return _text(value) == _text(wanted)
+
+
+def _text(value: object) -> str:
+    """A value as a flag would be written."""
+    if isinstance(value, list):
+        return ",".join(_text(entry) for entry in value)
+    return str(value)
