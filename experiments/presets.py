@@ -4,6 +4,11 @@ Flags that a preset leaves out are part of it: a run with one more, say differen
 privacy, is another experiment.
 """
 
+# Their sources are read for the defaults of flags.
+# bazel: dep = experiments.run_client_gan
+# bazel: dep = experiments.run_dssgd
+# bazel: dep = experiments.run_model_inversion
+
 import ast
 import pathlib
 import re
