@@ -90,7 +90,7 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
     expected = defaults(BINARIES[config["experiment"]]) | given
     for name in ("targets", "dataset"):
         if name not in given:
-            expected.pop(name)
+            expected.pop(name, None)  # Not every binary has them.
     found = []
     for name, value in expected.items():
         if name in _FREE:

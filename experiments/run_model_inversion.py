@@ -57,7 +57,7 @@ _STOP_ACCURACY = flags.DEFINE_float(
 )
 _ARMS = flags.DEFINE_list(
     "arms",
-    list(model_inversion_program.ARMS),
+    ["attack", "control"],
     "Networks to train: attack, control.",
 )
 _TRAINING = flags.DEFINE_string(

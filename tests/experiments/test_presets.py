@@ -131,6 +131,22 @@ def test_a_run_with_another_setting_differs(changes, named):
     assert named in difference
 
 
+def test_a_binary_without_targets_is_compared_as_well():
+    config = {"experiment": "dssgd", "dataset": "mnist", "rounds": 20}
+    config |= {"participants": "0-4;5-9", "sharing": {}}
+    config["training"] = {"learning_rate": 0.02, "batch_size": 64}
+    preset = presets.CONFIGS / "dssgd_mnist.flags"
+    assert presets.differences(preset, config) == []
+    [difference] = presets.differences(preset, config | {"rounds": 3})
+    assert difference == "rounds=3, expected 20"
+
+
+def test_an_inversion_without_its_controls_is_no_run_of_the_preset():
+    preset = presets.CONFIGS / "hitaj_fig5_mi_mlp.flags"
+    config = {"experiment": "model_inversion", "arms": ["attack"]}
+    assert any("arms=attack" in text for text in presets.differences(preset, config))
+
+
 def test_targets_that_a_preset_names_are_the_runs():
     preset = presets.CONFIGS / "hitaj_fig10_small.flags"
     config = _config(sharing={}, attack={"generator_steps": 20})
