@@ -33,7 +33,7 @@ demo: $(STAMP)
 	    --flagfile=experiments/configs/digits.flags --output_dir=runs/demo $(ARGS)
 
 test: $(STAMP)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 gpu: $(STAMP)
 	$(RUN) -m pip install --require-hashes --no-deps -r requirements-gpu.lock

@@ -1,0 +1,98 @@
+"""The closed form for one example: by hand, through real training, and its limits."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tff_leak.attacks.first_layer import reconstruct_inputs
+from tff_leak.data import sources
+from tff_leak.errors import InputError
+from tff_leak.models import classifiers
+from tff_leak.models.batched_sgd import Batches, BatchSgd, train_on_batches
+
+NETWORK = classifiers.mlp(10, (32, 32, 1), hidden=30)
+
+
+def _update(images, labels, epochs=1):
+    """The first layer's part of a real FedAvg update."""
+    weights = NETWORK.initialize(tf.constant([0, 1]))
+    trained = train_on_batches(
+        BatchSgd(learning_rate=0.05, epochs=epochs),
+        NETWORK,
+        weights,
+        Batches(images[None], labels[None], tf.constant([len(images)])),
+    )
+    return [
+        (old - new)[tf.newaxis]
+        for old, new in zip(weights.trainable[:2], trained.tensors[:2], strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    source = sources.load("digits")
+    return source.train.images, source.train.labels
+
+
+def test_two_clients_by_hand():
+    inputs = np.array([[1.0, -2.0], [0.5, 0.25]], np.float32)
+    slopes = np.array([[3.0, 0.0, -1.0], [0.0, -2.0, 4.0]], np.float32)
+    found = reconstruct_inputs(inputs[:, :, None] * slopes[:, None, :], slopes)
+    np.testing.assert_allclose(found.examples, inputs, rtol=1e-6)
+    np.testing.assert_allclose(found.misfit, [0, 0], atol=1e-6)
+
+
+def test_two_orthogonal_examples_mix_and_say_so():
+    # Example [1, 0] moves unit 0, example [0, 1] unit 1: by least squares both halves.
+    found = reconstruct_inputs([[[1.0, 0.0], [0.0, 1.0]]], [[1.0, 1.0]])
+    np.testing.assert_allclose(found.examples, [[0.5, 0.5]])
+    # What is left has half of the squared norm of the update.
+    np.testing.assert_allclose(found.misfit, [np.sqrt(0.5)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_a_digit_comes_out_of_real_training_exactly(digits, epochs):
+    images, labels = digits
+    found = reconstruct_inputs(*_update(images[:1], labels[:1], epochs=epochs))
+    np.testing.assert_allclose(
+        found.examples[0], images[0].reshape(-1), atol=2e-4 * epochs
+    )
+    assert found.misfit[0] < 1e-4 * epochs
+
+
+def test_a_batch_of_two_digits_is_no_example_and_says_so(digits):
+    images, labels = digits
+    pair = [0, int(np.flatnonzero(labels != labels[0])[0])]
+    update = _update(images[pair], labels[pair])
+    found = reconstruct_inputs(*update)
+    for image in images[pair]:
+        error = np.abs(found.examples[0] - image.reshape(-1)).mean()
+        assert error > 0.02
+    assert found.misfit[0] > 0.05
+
+
+def test_noise_is_averaged_over_rows():
+    rng = np.random.default_rng(0)
+    inputs, slopes = rng.normal(size=(50, 20)), rng.normal(size=(50, 8))
+    kernels = inputs[:, :, None] * slopes[:, None, :]
+    kernels += rng.normal(scale=0.05, size=kernels.shape)
+    found = reconstruct_inputs(kernels, slopes).examples.numpy()
+    # Noise of variance s^2 becomes s^2 / |slopes|^2, and s^2 / slopes_i^2 by row i.
+    by_rows = 0.05**2 * (1 / (slopes**2).sum(axis=1)).mean()
+    by_best_row = 0.05**2 * (1 / (slopes**2).max(axis=1)).mean()
+    error = ((found - inputs) ** 2).mean()
+    # 1,000 squared normals, weighed: a standard deviation of about a twentieth.
+    np.testing.assert_allclose(error, by_rows, rtol=0.2)
+    assert by_best_row > 1.2 * by_rows
+
+
+def test_without_a_change_of_the_bias_nothing_is_known():
+    found = reconstruct_inputs(np.ones([1, 4, 3]), np.zeros([1, 3]))
+    np.testing.assert_array_equal(found.examples, np.zeros([1, 4]))
+    np.testing.assert_array_equal(found.misfit, [1])
+
+
+@pytest.mark.parametrize("kernel, bias", [((4, 3), (3,)), ((2, 4, 3), (2, 4))])
+def test_other_shapes_are_refused(kernel, bias):
+    with pytest.raises(InputError, match=r"expected a dense layer's kernel"):
+        reconstruct_inputs(np.ones(kernel), np.ones(bias))

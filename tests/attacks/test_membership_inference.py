@@ -1,0 +1,85 @@
+"""Membership inference: curves by hand, chance, and a model that learnt by heart."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tff_leak.attacks.membership_inference import example_losses, infer_membership
+from tff_leak.errors import InputError
+from tff_leak.models import classifiers, layers
+from tff_leak.models.batched_sgd import Batches, BatchSgd, train_on_batches
+from tff_leak.models.network import Weights, sequential
+
+
+def test_a_curve_by_hand():
+    # Thresholds from low to high: member, member, other, member, other.
+    found = infer_membership([0.1, 0.2, 0.4], [0.3, 0.5])
+    assert found.advantage == pytest.approx(2 / 3)
+    # Pairs in the right order: 2 + 2 + 1 of 6.
+    assert found.auc == pytest.approx(5 / 6)
+    assert found.true_positive_rate == pytest.approx(2 / 3)
+
+
+def test_members_with_larger_losses_give_no_advantage():
+    found = infer_membership([3.0, 4.0], [1.0, 2.0])
+    assert (found.auc, found.advantage, found.true_positive_rate) == (0, 0, 0)
+    assert found.p_value == pytest.approx(1)
+
+
+def test_equal_losses_tell_nothing():
+    found = infer_membership([1.0] * 5, [1.0] * 7)
+    assert found.auc == pytest.approx(0.5)
+    assert found.advantage == 0
+
+
+def test_chance_passes_the_test_as_often_as_it_should():
+    rng = np.random.default_rng(0)
+    found = [infer_membership(*rng.normal(size=(2, 200))) for _ in range(200)]
+    rejected = sum(one.p_value < 0.05 for one in found)
+    # Binomial(200, .05) is above 21 in less than one of a thousand sweeps.
+    assert rejected <= 21
+    # And yet the advantage of the best threshold is never 0.
+    assert np.mean([one.advantage for one in found]) > 0.03
+
+
+def test_a_model_that_learnt_random_labels_by_heart_tells_its_members():
+    network = classifiers.mlp(4, (4, 4, 1), hidden=64)
+    rng = np.random.default_rng(1)
+    images = rng.uniform(-1, 1, size=(80, 4, 4, 1)).astype(np.float32)
+    labels = rng.integers(0, 4, size=80).astype(np.int32)
+    weights = network.initialize(tf.constant([0, 1]))
+
+    def advantage(weights):
+        losses = example_losses(network, weights, images, labels)
+        return infer_membership(losses[:40], losses[40:])
+
+    trained = train_on_batches(
+        BatchSgd(learning_rate=0.5, epochs=300),
+        network,
+        weights,
+        Batches(images[None, :40], labels[None, :40], tf.constant([40])),
+    )
+    untrained = advantage(weights)
+    assert untrained.p_value > 0.01
+    found = advantage(Weights(trained.tensors, weights.statistics))
+    assert found.advantage > 0.6
+    assert found.p_value < 1e-6
+
+
+def test_losses_are_the_cross_entropy_in_batches():
+    network = sequential("linear", (3,), [layers.dense(2)])
+    weights = network.initialize(tf.constant([0, 1]))
+    inputs = np.random.default_rng(0).normal(size=(1003, 3)).astype(np.float32)
+    labels = (inputs[:, 0] > 0).astype(np.int32)
+    logits = inputs @ weights.trainable[0].numpy() + weights.trainable[1].numpy()
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = -np.log(shares[np.arange(1003), labels])
+    found = example_losses(network, weights, inputs, labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert example_losses(network, weights, inputs[:0], labels[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("members", [[], [np.nan, 1.0], [[1.0]]])
+def test_losses_that_are_none_are_refused(members):
+    with pytest.raises(InputError, match="losses of members .* give both groups"):
+        infer_membership(members, [1.0])
