@@ -142,7 +142,7 @@ class Round(NamedTuple):
 
 @pytest.fixture(scope="module")
 def one_round():
-    """Ten clients of three digits each; the first turned, and an eleventh: it upright."""
+    """Ten clients with three digits each; the first turned, the eleventh it upright."""
     digits = sources.load("digits").train
     small = sources.Examples(transforms.resize_to(digits.images, 16), digits.labels)
     clients = partition.random_classes(
