@@ -126,7 +126,7 @@ def build_problem(network: Network, rounds: int) -> Problem:
 def build(
     settings: Representatives, problem: Problem
 ) -> tuple[Contender, Contender, str]:
-    """Builds both contenders, and makes sure that ours finds what is no worse.
+    """Builds both contenders and makes sure that ours finds what is no worse.
 
     Returns:
       Ours, SciPy's (each returns the objectives, `[clients]`), and a note on both.

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 # Both moments forget faster than Adam's defaults (.9, .999): there are tens of steps.
-_FIRST_DECAY = 0.8
-_SECOND_DECAY = 0.9
+_FIRST_DECAY = 0.7
+_SECOND_DECAY = 0.8
 _EPSILON = 1e-8
 
 
