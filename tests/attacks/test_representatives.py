@@ -10,7 +10,6 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from computations.fed_avg import build_fed_avg_client_work
-from tff_leak.attacks import representatives
 from tff_leak.attacks.label_inference import class_shares, held_classes, infer_labels
 from tff_leak.attacks.representatives import (
     Reconstruction,
@@ -20,6 +19,7 @@ from tff_leak.attacks.representatives import (
     reconstruct,
     total_variation,
 )
+from tff_leak.attacks.update_matching import OPTIMIZERS
 from tff_leak.data import partition, sources, transforms
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, layers
@@ -207,7 +207,7 @@ def _correlations(images, labels, templates):
     ]
 
 
-@pytest.mark.parametrize("optimizer", representatives.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_representatives_are_turned_as_their_clients_digits(one_round, optimizer):
     """Two clients with the same digits, one's turned: only updates differ."""
     turned, upright = 0, len(one_round.data) - 1
@@ -259,7 +259,7 @@ def test_clients_are_independent(one_round):
     assert np.abs(together.images[0] - together.images[1]).max() > 0.5
 
 
-@pytest.mark.parametrize("optimizer", representatives.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_objective_is_that_of_scipys_lbfgsb(one_round, optimizer):
     """The same problem from the same start: objectives within 5%."""
     some = [0, 1, 2]

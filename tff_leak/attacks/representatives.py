@@ -39,12 +39,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tff_leak.attacks import box_adam, box_lbfgs
+from tff_leak.attacks.update_matching import (
+    check_optimizer,
+    check_round,
+    match_updates,
+    mean_gradient,
+    optimizer,
+)
 from tff_leak.errors import InputError
 from tff_leak.models.network import Network, Weights
 from tff_leak.runtime.seeding import Role, derive
-
-OPTIMIZERS = ("adam", "lbfgs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +86,7 @@ class Representatives:
     start_noise: float = 0.1
 
     def __post_init__(self):
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(
-                f"optimizer is {self.optimizer!r}: expected one of "
-                f"{', '.join(OPTIMIZERS)}; lbfgs is the paper's"
-            )
+        check_optimizer(self.optimizer)
         for name in ("iterations", "memory", "images", "local_steps"):
             if getattr(self, name) < 1:
                 raise InputError(
@@ -163,24 +163,24 @@ def reconstruct(
     """
     updates = [tf.convert_to_tensor(update) for update in updates]
     labels = tf.convert_to_tensor(labels)
-    _check(network, updates, labels)
-    start = initial_images(settings, network, labels.shape[1], seed)
-    shape = start.shape
-    clients = tf.shape(labels)[0]
+    check_round(network, updates, labels)
 
-    def value_and_gradient(points):
-        return tf.map_fn(
-            lambda one: _value_and_gradient(settings, network, weights, *one, shape),
-            (updates, points, labels),
-            fn_output_signature=(tf.float32, tf.float32),
-            parallel_iterations=16,
-        )
+    def of_client(update, images, classes):
+        return objective(settings, network, weights, update, images, classes)
 
-    points = tf.tile(tf.reshape(start, [1, -1]), [clients, 1])
-    points, objective = _minimise(settings, value_and_gradient, points)
-    images = tf.reshape(points, tf.concat([[clients], shape], axis=0))
-    images = tf.ensure_shape(images, [labels.shape[0], *shape])
-    return Reconstruction(images, labels, objective)
+    images, value = match_updates(
+        of_client,
+        updates,
+        labels,
+        initial_images(settings, network, labels.shape[1], seed),
+        optimizer(
+            settings.optimizer,
+            iterations=settings.iterations,
+            step=settings.step,
+            memory=settings.memory,
+        ),
+    )
+    return Reconstruction(images, labels, value)
 
 
 def initial_images(
@@ -214,17 +214,7 @@ def objective(
     Returns:
       A float32 scalar, differentiable in `images`.
     """
-    trainable = list(weights.trainable)
-    with tf.GradientTape() as tape:
-        tape.watch(trainable)
-        logits, _ = network.apply(
-            Weights(trainable, list(weights.statistics)), images, True
-        )
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        loss = tf.reduce_mean(losses)
-    gradients = tape.gradient(
-        loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+    gradients = mean_gradient(network, weights, images, labels)
     gaps = [
         tf.reduce_sum((sent / settings.scale - gradient) ** 2)
         for sent, gradient in zip(update, gradients, strict=True)
@@ -243,31 +233,6 @@ def total_variation(images: tf.Tensor, power: float) -> tf.Tensor:
     return tf.reduce_sum(squares**power)
 
 
-def _value_and_gradient(settings, network, weights, update, point, labels, shape):
-    """The objective of one client at a point `[d]`, and its gradient there."""
-    with tf.GradientTape() as tape:
-        tape.watch(point)
-        images = tf.reshape(point, shape)
-        value = objective(settings, network, weights, update, images, labels)
-    return value, tape.gradient(value, point)
-
-
-def _minimise(settings: Representatives, value_and_gradient, points):
-    if settings.optimizer == "adam":
-        return box_adam.minimise(
-            value_and_gradient,
-            points,
-            iterations=settings.iterations,
-            rate=settings.step,
-        )
-    return box_lbfgs.minimise(
-        value_and_gradient,
-        points,
-        iterations=settings.iterations,
-        memory=settings.memory,
-    )
-
-
 def _check_number(name: str, value: float | None, least: float | None) -> None:
     """Refuses what is not finite, below `least`, or, without one, not positive."""
     if value is None:
@@ -279,32 +244,3 @@ def _check_number(name: str, value: float | None, least: float | None) -> None:
             f"{name} is {value}: expected {expected}; the default is "
             f"{getattr(Representatives, name)}"
         )
-
-
-def _check(network: Network, updates: list[tf.Tensor], labels: tf.Tensor) -> None:
-    if len(network.input_shape) != 3 or len(network.output_shape) != 1:
-        raise InputError(
-            f"network {network.name} maps {network.input_shape} to "
-            f"{network.output_shape}: expected a classifier of pictures [H, W, C] to "
-            "logits [k]; give one"
-        )
-    shapes = tuple(tuple(update.shape[1:]) for update in updates)
-    if shapes != tuple(network.trainable_shapes):
-        raise InputError(
-            f"a client's updates have the shapes {shapes}: expected those of the "
-            f"weights of {network.name}, {network.trainable_shapes}; stack the "
-            "clients' updates along a first axis"
-        )
-    if labels.shape.rank != 2 or not labels.shape[1]:
-        raise InputError(
-            f"labels have the shape {labels.shape}: expected [clients, n], n known and "
-            "at least 1; infer_labels gives them"
-        )
-    known = tf.get_static_value(labels)
-    (outputs,) = network.output_shape
-    for label in () if known is None else known.flat:
-        if not 0 <= label < outputs:
-            raise InputError(
-                f"label is {label}: expected one of the {outputs} outputs of "
-                f"{network.name}, from 0; correct it"
-            )
