@@ -330,7 +330,7 @@ def test_runs_in_a_tff_computation_and_leaves_broken_updates_alone():
     "settings, message",
     [
         ({"optimizer": "sgd"}, "optimizer is 'sgd': expected one of adam, lbfgs"),
-        ({"iterations": 0}, "iterations is 0: expected at least 1; the default is 40"),
+        ({"iterations": 0}, "iterations is 0: expected at least 1; the default is 32"),
         ({"images": 0}, "images is 0: expected at least 1"),
         ({"gamma": 0.0}, "gamma is 0.0: expected a finite number > 0"),
         ({"local_rate": float("inf")}, "local_rate is inf: expected a finite number"),
