@@ -6,9 +6,8 @@ Ten clients with three digits each, the shared model of Wang et al. for 28x28 af
 few rounds of federated averaging, three pictures a client. Both start from the same
 noise and minimise the same function (Eq. 8), computed by TensorFlow. SciPy's L-BFGS-B
 runs with its own settings until it ends by itself, client after client; the project's
-Adam makes the steps of its settings for all. What it finds must not be worse: the mean
-of the clients' objectives relative to SciPy's may not be above 1, within a
-thousandth.
+Adam makes the steps of its settings for all. What it finds must not be worse: on the
+mean, a client's objective may be at most a thousandth above SciPy's.
 
 SciPy spends many evaluations on line searches at the kinks of the objective, which
 gain little. So the second figure, which has no bound, gives SciPy as many evaluations
