@@ -213,30 +213,30 @@ def test_representatives_are_turned_as_their_clients_digits(one_round, optimizer
     turned, upright = 0, len(one_round.data) - 1
     settings = dataclasses.replace(SETTINGS, optimizer=optimizer)
     labels = infer_labels(one_round.updates, CLASSES)
-
-    def found(places):
-        rows = [tf.gather(update, places) for update in one_round.updates]
-        of = tf.gather(labels, [turned, upright])
-        result = _reconstruct(settings, SMALL, one_round.weights, rows, of, SEED)
-        return [
-            _correlations(images, classes, one_round.templates)
-            for images, classes in zip(result.images, result.labels, strict=True)
-        ]
-
-    first, second = found([turned, upright])
-    assert first[1] > first[0] + 0.1
-    assert second[0] > second[1] + 0.1
+    # Each with its own update, and then with the other's.
+    rows = [
+        tf.gather(update, [turned, upright, upright, turned])
+        for update in one_round.updates
+    ]
+    of = tf.gather(labels, [turned, upright, turned, upright])
+    result = _reconstruct(settings, SMALL, one_round.weights, rows, of, SEED)
+    found = [
+        _correlations(images, classes, one_round.templates)
+        for images, classes in zip(result.images, result.labels, strict=True)
+    ]
+    for to_upright, to_turned in (found[0], found[3]):
+        assert to_turned > to_upright + 0.1
     # Exchanged updates exchange what is seen.
-    first, second = found([upright, turned])
-    assert first[0] > first[1] + 0.1
-    assert second[1] > second[0] + 0.1
+    for to_upright, to_turned in (found[1], found[2]):
+        assert to_upright > to_turned + 0.1
 
 
-def test_clients_are_independent(one_round):
+@pytest.mark.parametrize("optimizer", representatives.OPTIMIZERS)
+def test_clients_are_independent(one_round, optimizer):
     some = [0, 3, 5]
     labels = tf.gather(infer_labels(one_round.updates, CLASSES), some)
     updates = [tf.gather(update, some) for update in one_round.updates]
-    settings = dataclasses.replace(SETTINGS, iterations=15)
+    settings = dataclasses.replace(SETTINGS, optimizer=optimizer, iterations=8)
     graph = tf.function(
         lambda updates, labels: reconstruct(
             settings, SMALL, one_round.weights, updates, labels, SEED
@@ -330,7 +330,7 @@ def test_runs_in_a_tff_computation_and_leaves_broken_updates_alone():
     "settings, message",
     [
         ({"optimizer": "sgd"}, "optimizer is 'sgd': expected one of adam, lbfgs"),
-        ({"iterations": 0}, "iterations is 0: expected at least 1; the default is 40"),
+        ({"iterations": 0}, "iterations is 0: expected at least 1; the default is 32"),
         ({"images": 0}, "images is 0: expected at least 1"),
         ({"gamma": 0.0}, "gamma is 0.0: expected a finite number > 0"),
         ({"local_rate": float("inf")}, "local_rate is inf: expected a finite number"),

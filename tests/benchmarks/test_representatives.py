@@ -27,10 +27,10 @@ def problem():
 
 def test_both_contenders_solve_the_same_problem(problem):
     assert problem.labels.shape == (representatives.CLIENTS, 3)
-    settings = Representatives(local_rate=0.02, local_steps=9, iterations=80)
+    settings = Representatives(local_rate=0.02, local_steps=9, iterations=60)
     ours, scipys, note = build(settings, problem)
     assert ours().shape == scipys().shape == (representatives.CLIENTS,)
-    assert "81 evaluations a client" in note
+    assert "61 evaluations a client" in note
 
 
 def test_a_worse_objective_is_no_comparison(problem):

@@ -1,7 +1,7 @@
 """Adam within a box: the first-order way to many minima at once.
 
 Kingma and Ba, "Adam" (ICLR 2015), algorithm 1, with a rate that falls from its first
-value to 0 along half a cosine, and a projection onto [-1, 1] after each step. A step
+value to 0 as a cosine does, and a projection onto [-1, 1] after each step. A step
 costs one evaluation and needs no line search, so that problems never wait for one
 another. Gradients that jump (those of networks with ReLUs do) do not end it, as they
 end a line search.
@@ -67,7 +67,7 @@ def _move(index, iterations, rate, point, gradient, moments):
     done = tf.cast(index, tf.float32)
     mean = first / (1.0 - _FIRST_DECAY ** (done + 1.0))
     deviation = tf.sqrt(second / (1.0 - _SECOND_DECAY ** (done + 1.0)))
-    now = rate * 0.5 * (1.0 + tf.cos(math.pi * done / iterations))
+    now = rate * tf.cos(0.5 * math.pi * done / iterations)
     point = tf.clip_by_value(point - now * mean / (deviation + _EPSILON), -1.0, 1.0)
     return point, (first, second)
 

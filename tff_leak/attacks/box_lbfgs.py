@@ -61,9 +61,7 @@ def minimise(
         return (_next_state(state, *found),)
 
     value, gradient = value_and_gradient(start)
-    pairs = tf.zeros([memory, *start.shape])
-    if not start.shape.is_fully_defined():
-        pairs = tf.zeros(tf.concat([[memory], tf.shape(start)], 0))
+    pairs = tf.stack([tf.zeros_like(start)] * memory)
     first = _State(start, value, gradient, pairs, pairs, tf.math.is_finite(value))
     (state,) = tf.while_loop(
         lambda state: tf.reduce_any(state.active),

@@ -26,9 +26,10 @@ import tensorflow as tf
 
 from tff_leak.errors import InputError
 
-# By how much |column| / |bias| of a held class lies above the others' median. Of
-# MNIST after 0 to 8 rounds, classes not held were at most 1.06 times the median and
-# held ones with a falling bias at least 1.25 times.
+# By how much |column| / |bias| of a held class lies above the others' median. Of ten
+# clients of MNIST at four stages of training, up to an accuracy of .51, classes not
+# held were at most 1.09 times the median, and the nine held ones with falling biases
+# at least 1.25 times.
 _LARGE = 1.15
 
 

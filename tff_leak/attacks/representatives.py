@@ -74,7 +74,7 @@ class Representatives:
     """
 
     optimizer: str = "adam"
-    iterations: int = 40
+    iterations: int = 32
     step: float = 0.1
     memory: int = 10
     images: int = 3
