@@ -231,7 +231,7 @@ def test_representatives_are_turned_as_their_clients_digits(one_round, optimizer
         assert to_upright > to_turned + 0.1
 
 
-@pytest.mark.parametrize("optimizer", representatives.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_clients_are_independent(one_round, optimizer):
     some = [0, 3, 5]
     labels = tf.gather(infer_labels(one_round.updates, CLASSES), some)
