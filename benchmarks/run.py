@@ -8,6 +8,7 @@
     d  cohort             time a client and memory as cohorts grow
     e  pfl_cohort         a cohort of 50 against Apple's pfl with PyTorch
     f  gemm_share         share of the machine's matrix multiplication rate in (a)
+    g  representatives    update matching for ten clients at once against SciPy
 
 Each is a program of its own, in a process of its own (`python -m benchmarks.cohort`).
 The exit status is 1 if a figure misses its bound or a benchmark fails. `make
@@ -15,7 +16,8 @@ bench-pfl-env` makes the environment that (e) needs; without it (e) makes it.
 """
 
 # bazel: dep = benchmarks.cohort, benchmarks.fed_avg_contexts, benchmarks.gemm_share
-# bazel: dep = benchmarks.observation, benchmarks.pfl_cohort, benchmarks.turn_pair
+# bazel: dep = benchmarks.observation, benchmarks.pfl_cohort, benchmarks.representatives
+# bazel: dep = benchmarks.turn_pair
 
 import json
 import pathlib
@@ -39,6 +41,7 @@ BENCHMARKS = {
     "d": ("cohort", 30),
     "e": ("pfl_cohort", 50),
     "f": ("gemm_share", 20),
+    "g": ("representatives", 30),
 }
 _TIMEOUT_S = 900
 _ROOT = pathlib.Path(__file__).parents[1]

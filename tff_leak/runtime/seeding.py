@@ -33,6 +33,7 @@ class Role(enum.IntEnum):
     KEYS = 17
     KEY_GUESS = 18
     FIXED_LAYER = 19
+    REPRESENTATIVES = 25
 
 
 def root(seed: int) -> np.ndarray:
