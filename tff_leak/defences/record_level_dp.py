@@ -47,6 +47,7 @@ Memory: a step on m examples of a network with P parameters holds m P numbers.
 
 import dataclasses
 import enum
+import logging
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -71,6 +72,11 @@ from tff_leak.models.training import (
     sgd_training,
 )
 from tff_leak.runtime.seeding import Role, derive
+
+# What TensorFlow tells its own authors whenever it vectorises a convolution.
+logging.getLogger("tensorflow").addFilter(
+    lambda record: "uses a while_loop. Fix that!" not in record.getMessage()
+)
 
 
 class Sampling(enum.Enum):
