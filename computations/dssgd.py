@@ -164,8 +164,8 @@ def build_dssgd(
 
     Raises:
       InputError: if a value is out of its range, `sharing` and `privacy` disagree on
-        uploads, `metrics_aggregator` cannot be used, or the network keeps running statistics, which this protocol does not
-        share.
+        uploads, `metrics_aggregator` cannot be used, or the network keeps running
+        statistics, which this protocol does not share.
     """
     _check(network, max_staleness, recency_decay)
     sharing = sharing or SelectiveSharing()
@@ -448,7 +448,9 @@ def _count(
     )
 
 
-def _build_upload(sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None) -> Callable:
+def _build_upload(
+    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None
+) -> Callable:
     """What of an update is uploaded, and its epsilon, empty without privacy."""
 
     def shared(update, seed):
@@ -568,7 +570,9 @@ def _check(network: Network, max_staleness: int, recency_decay: float) -> None:
         raise InputError(f"recency_decay is {recency_decay}: expected it in (0, 1]")
 
 
-def _check_uploads(sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None) -> None:
+def _check_uploads(
+    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None
+) -> None:
     """Raises InputError if `sharing` asks for uploads that `privacy` does not make."""
     if not isinstance(privacy, SparseVector):
         return

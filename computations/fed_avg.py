@@ -366,9 +366,7 @@ def _with_streams(
         stream = tff.federated_map(streams, (round_num, data.client_id))
         result, counts = tff.federated_map(train, (weights, batches, stream))
         summed = counting.next(state.inner, counts)
-        return _measured(
-            summed, result, client_noise.after_round(state, summed.state)
-        )
+        return _measured(summed, result, client_noise.after_round(state, summed.state))
 
     return tff.learning.templates.ClientWorkProcess(initialize, next_round)
 

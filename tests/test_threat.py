@@ -154,7 +154,11 @@ def test_processes_keep_to_their_threats_and_to_no_others(name):
         (NOISED, "half secure", "view is noised_rows of a process that aggregates sec"),
         (SUM, "plain", "does not aggregate securely"),
         (SUM, "half secure", "does not aggregate securely"),
-        (SUM, "observed", "gathers every client's row at the server, whose view is sum"),
+        (
+            SUM,
+            "observed",
+            "gathers every client's row at the server, whose view is sum",
+        ),
         (CLIENT, "observed", "the adversary is a client: expected no observer"),
         (ROWS, "record-level", "view is rows of a process whose clients add noise"),
         (NOISED, "observed", "noised_rows of a process whose clients add no noise"),
@@ -173,4 +177,3 @@ def test_an_observer_over_secure_aggregation_is_not_even_built():
             client_work=identify_clients(build_fed_avg_client_work(LINEAR)),
             model_aggregator=observing_factory(secure),
         )
-

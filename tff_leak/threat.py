@@ -10,7 +10,7 @@ import enum
 
 import tensorflow_federated as tff
 
-from tff_leak.attacks.observation import is_observed
+from tff_leak.attacks.observation import Observed, Rows
 from tff_leak.defences.client_noise import ClientNoiseState
 from tff_leak.defences.secure_aggregation import check_secure
 from tff_leak.errors import InputError
@@ -158,11 +158,11 @@ def _check_rows(view: View, process) -> None:
     except AssertionError:
         raise InputError(
             f"view is {view.value} of a process that aggregates securely: expected an "
-            "aggregation in the clear, since a secure sum shows the server no row; make "
-            "the view sum, or leave secure aggregation out"
+            "aggregation in the clear, since a secure sum shows the server no row; "
+            "make the view sum, or leave secure aggregation out"
         ) from None
     state = process.initialize.type_signature.result.member
-    if "client_work" not in getattr(state, "fields", lambda: ())():
+    if "client_work" not in _names(state):
         return
     noised = _is(state.client_work, ClientNoiseState)
     if noised and view is View.ROWS:
@@ -193,10 +193,16 @@ def _contains_observed(type_spec: tff.Type) -> bool:
     pending = [type_spec]
     while pending:
         found = pending.pop()
-        if is_observed(found):
-            return True
+        # By names: inside of computations types do not keep their Python classes.
+        if _names(found) == set(Observed._fields):
+            if _names(found.rows) == set(Rows._fields):
+                return True
         pending += found.children()
     return False
+
+
+def _names(type_spec: tff.Type) -> set[str]:
+    return set(dir(type_spec)) if isinstance(type_spec, tff.StructType) else set()
 
 
 def _is(type_spec: tff.Type, container: type) -> bool:

@@ -79,7 +79,9 @@ class _Rows:
         def rows(state, weights, data):
             output = self.work.next(state, weights, data)
             seen = observing.next(
-                observing.initialize(), output.result.update, output.result.update_weight
+                observing.initialize(),
+                output.result.update,
+                output.result.update_weight,
             )
             return output.state, seen.result
 

@@ -57,7 +57,9 @@ def _data(count, network=MLP, scale=1.0):
 def _clipped(clip, data, network=MLP, counted=None):
     counted = tf.ones([len(data.labels)]) if counted is None else counted
     weights = network.initialize(SEED)
-    return _graph(clipped_sum)(tf.constant(clip), network, weights, data.inputs, data.labels, counted)
+    return _graph(clipped_sum)(
+        tf.constant(clip), network, weights, data.inputs, data.labels, counted
+    )
 
 
 def _example_by_example(clip, data, network=MLP):

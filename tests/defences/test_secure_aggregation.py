@@ -97,9 +97,7 @@ def test_federated_averaging_over_secure_sums():
     ):
         np.testing.assert_allclose(found, tensor, atol=1e-5)
         assert np.abs(tensor).max() > 1e-2
-    found, tensor = (
-        m["client_work"]["train"] for m in (metrics, plain_metrics)
-    )
+    found, tensor = (m["client_work"]["train"] for m in (metrics, plain_metrics))
     assert found["examples"] == tensor["examples"] == 3
     np.testing.assert_allclose(found["loss"], tensor["loss"], rtol=1e-4)
 

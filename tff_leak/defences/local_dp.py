@@ -144,9 +144,7 @@ def _build_apply(settings: LocalDp, result_type: tff.Type) -> tff.Computation:
     @tff.tensorflow.computation(result_type, seed_type)
     def apply(result, seed):
         tensors = tf.nest.flatten(result.update)
-        sent = unflatten(
-            noised(settings, flatten(tensors), seed), _shapes(tensors)
-        )
+        sent = unflatten(noised(settings, flatten(tensors), seed), _shapes(tensors))
         return result._replace(update=tf.nest.pack_sequence_as(result.update, sent))
 
     return apply

@@ -175,7 +175,9 @@ def clipped_sum(
         with tf.GradientTape() as tape:
             tape.watch(trainable)
             logits, _ = network.apply(
-                Weights(trainable, list(weights.statistics)), example[0][tf.newaxis], True
+                Weights(trainable, list(weights.statistics)),
+                example[0][tf.newaxis],
+                True,
             )
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 example[1][tf.newaxis], logits

@@ -16,14 +16,14 @@ computation* are real: its type has a sum in it, and no rows. Clients that drop 
 exchange and collusion are not simulated.
 
 **What it does not hide.** The sum: with a cohort of one it is that client's update, and
-of two cohorts that differ in one client the difference is (nothing here stops a server
-that chooses cohorts so; a deployment needs a least cohort size, and DSSGD's participants
-in turns are cohorts of one). It gives no differential privacy.
+of two cohorts that differ in one client the difference is. Nothing here stops a server
+that chooses cohorts so; a deployment needs a least cohort size, and participants of
+DSSGD in turns are cohorts of one. It gives no differential privacy.
 
-**Precision.** Quantisation has steps of 2 B W / (2^32 - 1), and 32-bit floating point on
-its way about 2^-24 B W relative to the whole range, whichever is more; a B far above
-the updates' size costs precision, one below it changes them (counted by the factories'
-measurements, which are summed securely, too).
+**Precision.** Quantisation has steps of 2 B W / (2^32 - 1); 32-bit floating point on
+the way to it is coarser and rounds to about 2^-24 B W. So a B far above the updates'
+size costs precision; one below it changes them (which the factories' measurements
+count, securely summed, too).
 """
 
 import math

@@ -15,9 +15,9 @@ Kairouz et al., "Practical and Private (Deep) Learning without Sampling or Shuff
 ICML 2021, with Honaker's estimates).
 
 **What is guaranteed.** Neighbouring: a client's update is there or not, whatever else
-the cohort holds; the denominator is fixed and public. For `FIXED` and `ADAPTIVE` that is
-one client more or less (`ADD_OR_REMOVE_ONE`), and a round is a Gaussian mechanism (for
-`ADAPTIVE` two, of update and clipped count, together as one with multiplier z). For
+the cohort holds; the denominator is fixed and public. For `FIXED` and `ADAPTIVE` that
+is one client more or less (`ADD_OR_REMOVE_ONE`), and a round is a Gaussian mechanism
+(for `ADAPTIVE` two, of update and clipped count, together as one of multiplier z). For
 `TREE` a client is replaced by one that sends 0 (`REPLACE_SPECIAL`), and all rounds are
 one mechanism: `event` counts how often a client stands under each node. What is drawn
 from a larger population is charged in full: a cohort of fixed size is not a Poisson
@@ -182,7 +182,8 @@ def build_user_level_factory(
     Type signature of `next` for a value V, with the query's state Q:
 
         (<Q@SERVER, {V}@CLIENTS>
-         -> <state=Q@SERVER, result=V@SERVER, measurements=<dp_query_metrics, dp>@SERVER>)
+         -> <state=Q@SERVER, result=V@SERVER,
+             measurements=<dp_query_metrics, dp>@SERVER>)
 
     The result is the noisy sum over `clients_per_round`, however many came. In
     federated averaging every client counts alike, whatever its number of examples.
@@ -327,5 +328,3 @@ def _build_tree(
 def _tree_seed(seed: int) -> int:
     stream = derive(seeding.root(seed), Role.USER_NOISE)
     return int(np.abs(np.int64(stream.numpy()[0])))
-
-
