@@ -29,7 +29,11 @@ import tensorflow_federated as tff
 
 from tff_leak.attacks.observation import ClientData, aggregate_only, is_observed
 from tff_leak.defences import client_noise
-from tff_leak.defences.record_level_dp import RecordLevelDp, record_private_batches
+from tff_leak.defences.record_level_dp import (
+    RecordLevelDp,
+    check_own_batches,
+    record_private_batches,
+)
 from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import (
     Batches,
@@ -194,6 +198,8 @@ def build_fed_avg_client_work(
         it, or `privacy` wants batches that the datasets are not.
     """
     training = training or BatchSgd()
+    if privacy is not None:
+        check_own_batches(privacy)
 
     def compute(weights: Weights, batches: Batches, *stream: tf.Tensor) -> BatchResult:
         if privacy is None:

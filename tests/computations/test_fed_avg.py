@@ -20,6 +20,7 @@ from tff_leak.attacks.observation import (
     identify_clients,
     observing_factory,
 )
+from tff_leak.defences.record_level_dp import RecordLevelDp, Sampling
 from tff_leak.errors import InputError
 from tff_leak.models import layers
 from tff_leak.models.batched_sgd import BatchSgd
@@ -375,6 +376,61 @@ def _observing(recording=True):
         model_aggregator=observing_factory(tff.aggregators.MeanFactory()),
         finalizer=_recording if recording else None,
     )
+
+
+class TestRecordLevelPrivacy:
+    """DP-SGD in the place of the clients' steps, with a stream for each of them."""
+
+    data = (client_data(FIRST, 7), client_data(SECOND, 2))
+
+    def _process(self, noise_multiplier, clip=1e9, seed=0):
+        work = build_fed_avg_client_work(
+            LINEAR,
+            training=BatchSgd(0.1),
+            privacy=RecordLevelDp(clip, noise_multiplier),
+            seed=seed,
+        )
+        return build_fed_avg(LINEAR, client_work=work)
+
+    def test_without_noise_and_bound_it_is_federated_averaging(self):
+        weights, metrics = _run(self._process(0.0), list(self.data), rounds=2)
+        expected, plain = _run(_plain(), [FIRST, SECOND], rounds=2)
+        for found, tensor in zip(weights, expected, strict=True):
+            np.testing.assert_allclose(found, tensor, atol=1e-6)
+        assert _train_metrics(metrics)["examples"] == 3
+        np.testing.assert_allclose(
+            _train_metrics(metrics)["loss"], _train_metrics(plain)["loss"], rtol=1e-5
+        )
+
+    def test_clipping_by_hand(self):
+        # All gradients point along (+-input, +-1) / 2: clipped to length 0.1.
+        weights, _ = _run(self._process(0.0, clip=0.1), [self.data[0]])
+        norm = np.sqrt(2 * 1.0**2 + 2 * 0.5**2)
+        for found, gradient in zip(weights, GRADIENT, strict=True):
+            expected = -0.1 * 0.1 * gradient / norm
+            np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-5)
+
+    def test_noise_is_of_the_client_and_the_round_and_always_the_same(self):
+        process = self._process(1.0, clip=1e-3)
+        state = process.initialize()
+        seen = []
+        for data in ([self.data[0]], [self.data[0]], [self.data[1]]):
+            before = np.concatenate([w.reshape(-1) for w in _trainable(process, state)])
+            state, _ = process.next(state, data)
+            after = np.concatenate([w.reshape(-1) for w in _trainable(process, state)])
+            seen.append(after - before)
+        assert all(np.abs(step).max() > 1e-5 for step in seen)
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            assert np.abs(seen[one] - seen[other]).max() > 1e-6
+        again, _ = process.next(process.initialize(), [self.data[0]])
+        first = np.concatenate([w.reshape(-1) for w in _trainable(process, again)])
+        np.testing.assert_array_equal(first, seen[0])
+        assert state.client_work.round == 3
+
+    def test_batches_of_a_dataset_are_no_poisson_sample(self):
+        privacy = RecordLevelDp(1.0, 1.0, Sampling.POISSON)
+        with pytest.raises(InputError, match="sampling is poisson for a dataset's own"):
+            build_fed_avg_client_work(LINEAR, privacy=privacy)
 
 
 class TestObserved:

@@ -296,15 +296,20 @@ def record_private_batches(
     Raises:
       InputError: if `privacy` asks for Poisson sampling.
     """
+    check_own_batches(privacy)
+    return train_on_batches(
+        training, network, weights, batches, gradient=_batch_gradient(privacy, seed)
+    )
+
+
+def check_own_batches(privacy: RecordLevelDp) -> None:
+    """Raises InputError if a dataset's own batches are not what `privacy` wants."""
     if privacy.sampling is not Sampling.EPOCHS:
         raise InputError(
             f"sampling is {privacy.sampling.value} for a dataset's own batches: "
             "expected epochs, since they are no Poisson sample; use epochs here, or "
             "DSSGD, which draws its own"
         )
-    return train_on_batches(
-        training, network, weights, batches, gradient=_batch_gradient(privacy, seed)
-    )
 
 
 def _batch_gradient(privacy: RecordLevelDp, seed: tf.Tensor) -> Callable:
