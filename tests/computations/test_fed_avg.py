@@ -1,8 +1,10 @@
 """FedAvg and FedSGD: by hand, against TFF's own, each slot, and an observer's view."""
 
 import collections
+import dataclasses
 import functools
 
+import dp_accounting
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,7 +22,13 @@ from tff_leak.attacks.observation import (
     identify_clients,
     observing_factory,
 )
+from tff_leak.defences.accounting import epsilon
 from tff_leak.defences.record_level_dp import RecordLevelDp, Sampling
+from tff_leak.defences.user_level_dp import (
+    Mechanism,
+    UserLevelDp,
+    build_user_level_factory,
+)
 from tff_leak.errors import InputError
 from tff_leak.models import layers
 from tff_leak.models.batched_sgd import BatchSgd
@@ -58,6 +66,11 @@ def _trainable(process, state):
 
 def _equal(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _weights_type():
+    state = _plain().initialize.type_signature.result.member
+    return state.global_model_weights.trainable
 
 
 def _run(process, datasets, rounds=1):
@@ -431,6 +444,61 @@ class TestRecordLevelPrivacy:
         privacy = RecordLevelDp(1.0, 1.0, Sampling.POISSON)
         with pytest.raises(InputError, match="sampling is poisson for a dataset's own"):
             build_fed_avg_client_work(LINEAR, privacy=privacy)
+
+
+class TestUserLevelPrivacy:
+    """TFF's private mean in the place of the weighted one."""
+
+    def _settings(self, **changes):
+        settings = {"clip": 0.05, "noise_multiplier": 0.0, "clients_per_round": 2}
+        return UserLevelDp(**{**settings, "least_clients": 1, **changes})
+
+    def _process(self, settings, **options):
+        aggregator = build_user_level_factory(
+            settings, value_type=_weights_type(), **options
+        )
+        return build_fed_avg(
+            LINEAR, training=BatchSgd(0.1), model_aggregator=aggregator
+        )
+
+    def test_the_clipped_mean_by_hand(self):
+        weights, _ = _run(self._process(self._settings()), [FIRST, FIRST, SECOND])
+        # Updates of one length, clipped to .05; two less one of them, over two.
+        norm = np.sqrt(2 * 1.0**2 + 2 * 0.5**2)
+        for found, gradient in zip(weights, GRADIENT, strict=True):
+            expected = -0.05 * gradient / norm / 2
+            np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("mechanism", Mechanism)
+    def test_noise_event_and_state(self, mechanism):
+        settings = self._settings(
+            noise_multiplier=1.0, clients_per_round=40, mechanism=mechanism
+        )
+        process = self._process(settings)
+        state, _ = process.next(process.initialize(), [FIRST])
+        noisy = _trainable(process, state)
+        again, _ = process.next(process.initialize(), [FIRST])
+        assert _equal(noisy, _trainable(process, again))
+        silent = self._process(dataclasses.replace(settings, noise_multiplier=0.0))
+        without, _ = _run(silent, [FIRST])
+        moved = np.abs(
+            np.concatenate(
+                [(a - b).ravel() for a, b in zip(noisy, without, strict=True)]
+            )
+        )
+        # Four numbers of deviation .05 / 40.
+        assert 1e-4 < moved.max() < 6 * 0.05 / 40
+        if mechanism is not Mechanism.TREE:
+            event = dp_accounting.DpEvent.from_named_tuple(state.aggregator.dp_event)
+            assert epsilon(event, 1e-5) == pytest.approx(
+                epsilon(dp_accounting.GaussianDpEvent(1.0), 1e-5), rel=1e-5
+            )
+
+    def test_clipped_updates_can_be_summed_securely(self):
+        process = self._process(
+            self._settings(), record_aggregator=tff.aggregators.SecureSumFactory(1.0)
+        )
+        tff.test.assert_contains_secure_aggregation(process.next)
 
 
 class TestObserved:
