@@ -14,7 +14,6 @@ from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.secure_aggregation import (
     secure_counts_factory,
     secure_mean_factory,
-    secure_sum_factory,
 )
 from tff_leak.errors import InputError
 from tff_leak.models import layers
@@ -107,18 +106,12 @@ def _process(name):
         return build_fed_avg(LINEAR, client_work=private)
     if name == "dssgd":
         return build_dssgd(LINEAR)
-    if name == "secure dssgd":
-        return build_dssgd(
-            LINEAR,
-            upload_aggregator=secure_sum_factory(1.0),
-            metrics_aggregator=secure_counts_factory(100.0),
-        )
     secure = build_fed_avg_client_work(
         LINEAR, metrics_aggregator=secure_counts_factory(100.0)
     )
     return build_fed_avg(
         LINEAR,
-        client_work=secure if name == "secure" else work,
+        client_work=secure,
         model_aggregator=secure_mean_factory(1.0, greatest_weight=100.0),
     )
 
@@ -129,10 +122,8 @@ ALLOWED = {
     "noised and observed": [NOISED],
     "record-level": [NOISED, CLIENT],
     "secure": [SUM, CLIENT],
-    "half secure": [CLIENT],
     # Whether its participants noise what they upload cannot be read from its type.
     "dssgd": [ROWS, NOISED, CLIENT],
-    "secure dssgd": [SUM, CLIENT],
 }
 
 
@@ -151,9 +142,8 @@ def test_processes_keep_to_their_threats_and_to_no_others(name):
     "threat, name, reason",
     [
         (ROWS, "secure", "view is rows of a process that aggregates securely"),
-        (NOISED, "half secure", "view is noised_rows of a process that aggregates sec"),
+        (NOISED, "secure", "view is noised_rows of a process that aggregates securely"),
         (SUM, "plain", "does not aggregate securely"),
-        (SUM, "half secure", "does not aggregate securely"),
         (
             SUM,
             "observed",
