@@ -91,27 +91,7 @@ class Threat:
         for known in self.knowledge:
             _check_kind("knowledge", known, Knowledge)
         object.__setattr__(self, "knowledge", frozenset(self.knowledge))
-        if self.adversary is Adversary.CLIENT and self.view is not View.SUM:
-            raise InputError(
-                f"view is {self.view.value} of a client: expected sum, since a client "
-                "downloads the shared model and no other client's update; make the "
-                "server the adversary, or the view sum"
-            )
-        active = self.behaviour is Behaviour.ACTIVE
-        server = self.adversary is Adversary.SERVER
-        if server and active and self.view is View.SUM:
-            raise InputError(
-                "view is sum of an active server: expected rows or noised_rows, since "
-                "treating one client apart takes its update by itself, and a server "
-                "that has it alone in a cohort sees a row; make the server passive, or "
-                "the view rows"
-            )
-        if server and Knowledge.KEY in self.knowledge:
-            raise InputError(
-                "knowledge has key of a server: expected it of a client at most, since "
-                "keys stay with participants and the protocol sends none; leave it "
-                "out, or make the adversary a client that shares the victim's class"
-            )
+        _check_contradictions(self)
 
 
 def check_process(
@@ -149,6 +129,31 @@ def check_process(
         check_secure(process.next)
         return
     _check_rows(threat.view, process)
+
+
+def _check_contradictions(threat: Threat) -> None:
+    """Raises InputError if what an adversary sees or knows is not its to have."""
+    if threat.adversary is Adversary.CLIENT and threat.view is not View.SUM:
+        raise InputError(
+            f"view is {threat.view.value} of a client: expected sum, since a client "
+            "downloads the shared model and no other client's update; make the "
+            "server the adversary, or the view sum"
+        )
+    active = threat.behaviour is Behaviour.ACTIVE
+    server = threat.adversary is Adversary.SERVER
+    if server and active and threat.view is View.SUM:
+        raise InputError(
+            "view is sum of an active server: expected rows or noised_rows, since "
+            "treating one client apart takes its update by itself, and a server "
+            "that has it alone in a cohort sees a row; make the server passive, or "
+            "the view rows"
+        )
+    if server and Knowledge.KEY in threat.knowledge:
+        raise InputError(
+            "knowledge has key of a server: expected it of a client at most, since "
+            "keys stay with participants and the protocol sends none; leave it "
+            "out, or make the adversary a client that shares the victim's class"
+        )
 
 
 def _check_rows(view: View, process) -> None:

@@ -28,8 +28,8 @@ post-processing.
 
 - The number of records, and the loss that a process reports beside the upload.
 - What a record has in common with others: a class that many records show is learnt
-  (Hitaj et al., CCS 2017, section 9.4, attack it all the same). With several records
-  of one person, the person has several epsilons.
+  (Hitaj et al., CCS 2017, section 9.4, attack it all the same). A person of k records
+  has k times the epsilon at best, and a larger delta.
 - A malicious participant need not add its noise, which costs nobody but itself.
 - Gaussian noise in 32-bit floating point has gaps that the proof does not allow for
   (Mironov, CCS 2012).
@@ -38,9 +38,9 @@ post-processing.
 a seed, so that a resumed run would not repeat itself; and of its two ways to clip per
 example, `GaussianSumQuery.preprocess_record` is not vectorised (`L2Loss` has no rule),
 while `clip_and_aggregate_gradients` takes a Jacobian: 3.0 s a step of 64 examples for
-the CNN of Hitaj et al. on two cores, against .09 s here (and .012 s without clipping).
-The tests compare with that query example by example. Events and accounting are
-dp-accounting's (`accounting`).
+the CNN of Hitaj et al. on two busy cores, against .09 s here (and .012 s without
+clipping; convolutions' gradients by example are what takes longer). The tests compare
+with that query example by example. Events and accounting are dp-accounting's.
 
 Memory: a step on m examples of a network with P parameters holds m P numbers.
 """
