@@ -31,6 +31,7 @@ import tensorflow_federated as tff
 
 from tff_leak.attacks import client_transform
 from tff_leak.attacks.client_transform import ClientTransform, Download
+from tff_leak.defences.local_dp import LocalDp, noised
 from tff_leak.defences.selective_sharing import (
     Criterion,
     SelectiveSharing,
@@ -109,10 +110,11 @@ def build_dssgd(
     network: Network,
     *,
     sharing: SelectiveSharing | None = None,
-    privacy: SparseVector | None = None,
+    privacy: SparseVector | LocalDp | None = None,
     training: LocalSgd | LocalTraining | None = None,
     transform: ClientTransform | None = None,
     upload_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
+    metrics_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
     element_spec: Any = None,
     max_staleness: int = 0,
     recency_decay: float = 0.9,
@@ -130,21 +132,26 @@ def build_dssgd(
 
     `metrics` has `examples` (int32, trained on in this turn), `loss` (float32, their
     mean loss; of SGD the cross-entropy in nats) and `uploaded` (float32, the share of S
-    that a participant of the cohort uploaded, on average). With `privacy` they also
-    have `epsilon` (float64, what each participant of the cohort spent in this turn);
-    `examples` and `loss` are not covered by it.
+    that a participant of the cohort uploaded, on average). With a `SparseVector` they
+    also have `epsilon` (float64, what each participant of the cohort spent in this
+    turn); no privacy covers `examples` and `loss`.
 
     Args:
       network: the classifier that is learnt; logits over all classes.
       sharing: the agreement on what is shared; None shares everything.
-      privacy: uploads are chosen and noised by the sparse vector technique, for all
-        participants, in the place of the upload part of `sharing`; None: they are not.
+      privacy: of all participants' uploads. A `SparseVector` chooses and noises them
+        in the place of the upload part of `sharing`; with a `LocalDp` updates are
+        clipped and noised, and `sharing` chooses of what they are then. None: there is
+        none.
       training: settings of local SGD, or any other local training of this network;
         None is the paper's SGD. All of its S numbers are shared alike: sharing and
         privacy treat them as parameters.
       transform: what adversaries do with their turns; None: there are none.
       upload_aggregator: how uploads `[S]` are joined, any factory of TFF for an
         unweighted value; None sums in the clear.
+      metrics_aggregator: how the counts behind the metrics (float32) are summed, a
+        factory without state; None sums in the clear, also beside a secure sum of the
+        uploads. Not beside a `SparseVector`, whose epsilon is a count of 64 bits.
       element_spec: of the clients' datasets, batched pairs (inputs `[None, ...]`,
         labels `[None]` of any integer type); None is float32 inputs and int32 labels.
         The size of the batches does not matter: a dataset is the local data, and
@@ -157,8 +164,8 @@ def build_dssgd(
 
     Raises:
       InputError: if a value is out of its range, `sharing` and `privacy` disagree on
-        uploads, or the network keeps running statistics, which this protocol does not
-        share.
+        uploads, `metrics_aggregator` cannot be used, or the network keeps running
+        statistics, which this protocol does not share.
     """
     _check(network, max_staleness, recency_decay)
     sharing = sharing or SelectiveSharing()
@@ -184,7 +191,9 @@ def build_dssgd(
         tff.types.tensorflow_to_type(client_state_spec(network, transform, training)),
     )
     update_server = _build_update(server_type, recency_decay, max_staleness)
-    measure = _build_metrics(turn_on_client.type_signature.result.counts)
+    counts_type = turn_on_client.type_signature.result.counts
+    measure = _build_metrics(counts_type)
+    counting = _build_counting(metrics_aggregator, counts_type, privacy)
 
     @tff.federated_computation(
         tff.FederatedType(server_type, tff.SERVER),
@@ -195,7 +204,8 @@ def build_dssgd(
         message = tff.federated_broadcast(tff.federated_map(publish, server))
         turn = tff.federated_map(turn_on_client, (message, data, clients))
         total = aggregation.next(server.aggregator, turn.upload)
-        counts = tff.federated_sum(turn.counts)
+        nothing = tff.federated_value((), tff.SERVER)
+        counts = counting.next(nothing, turn.counts).result
         return (
             tff.federated_map(update_server, (server, total.result, total.state)),
             turn.state,
@@ -364,7 +374,7 @@ def _build_publish(server_type, max_staleness: int, root: np.ndarray) -> Callabl
 def _build_turn(
     network: Network,
     sharing: SelectiveSharing,
-    privacy: SparseVector | None,
+    privacy: SparseVector | LocalDp | None,
     training: LocalTraining,
     transform: ClientTransform | None,
 ) -> Callable:
@@ -428,25 +438,33 @@ def _state_after(state: ClientState, trained: Trained, private: Any) -> ClientSt
 def _count(
     trained: Trained, examples: tf.Tensor, upload: tf.Tensor, epsilon: Any
 ) -> _Counts:
+    examples = tf.cast(examples, tf.float32)
     return _Counts(
         participants=tf.constant(1.0),
         examples=examples,
-        loss_sum=trained.loss * tf.cast(examples, tf.float32),
+        loss_sum=trained.loss * examples,
         uploaded=tf.reduce_mean(tf.cast(tf.not_equal(upload, 0), tf.float32)),
         epsilon=epsilon,
     )
 
 
-def _build_upload(sharing: SelectiveSharing, privacy: SparseVector | None) -> Callable:
+def _build_upload(
+    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None
+) -> Callable:
     """What of an update is uploaded, and its epsilon, empty without privacy."""
 
     def shared(update, seed):
         return select_upload(sharing, update, derive(seed, Role.UPLOAD)), ()
 
-    def private(update, seed):
+    def sparse(update, seed):
         return private_upload(privacy, update, derive(seed, Role.SPARSE_VECTOR))
 
-    return shared if privacy is None else private
+    def local(update, seed):
+        return shared(noised(privacy, update, derive(seed, Role.LOCAL_NOISE)), seed)
+
+    if privacy is None:
+        return shared
+    return sparse if isinstance(privacy, SparseVector) else local
 
 
 def _local_data(network: Network, dataset: tf.data.Dataset) -> LocalData:
@@ -496,15 +514,37 @@ def _build_update(server_type, decay: float, max_staleness: int) -> Callable:
     return update_server
 
 
+def _build_counting(
+    factory: tff.aggregators.UnweightedAggregationFactory | None,
+    counts_type: tff.Type,
+    privacy: SparseVector | LocalDp | None,
+) -> tff.templates.AggregationProcess:
+    """How participants' shares in the metrics are summed."""
+    if factory is not None and isinstance(privacy, SparseVector):
+        raise InputError(
+            "metrics_aggregator is given beside the sparse vector technique: expected "
+            "one of them, since its epsilon is a count of another type; leave it out"
+        )
+    counting = (factory or tff.aggregators.SumFactory()).create(counts_type)
+    state_type = counting.initialize.type_signature.result.member
+    if state_type != tff.types.to_type(()):
+        raise InputError(
+            f"metrics_aggregator keeps a state, {state_type.compact_representation()}: "
+            "expected one without, which this protocol has no place for; give a sum "
+            "with fixed bounds"
+        )
+    return counting
+
+
 def _build_metrics(counts_type) -> Callable:
     """The metrics of a turn from the cohort's summed counts."""
 
     @tff.tensorflow.computation(counts_type)
     def measure(counts):
-        examples = tf.maximum(tf.cast(counts.examples, tf.float32), 1.0)
+        examples = tf.maximum(counts.examples, 1.0)
         participants = tf.maximum(counts.participants, 1.0)
         metrics = collections.OrderedDict(
-            examples=counts.examples,
+            examples=tf.cast(tf.round(counts.examples), tf.int32),
             loss=counts.loss_sum / examples,
             uploaded=counts.uploaded / participants,
         )
@@ -530,9 +570,11 @@ def _check(network: Network, max_staleness: int, recency_decay: float) -> None:
         raise InputError(f"recency_decay is {recency_decay}: expected it in (0, 1]")
 
 
-def _check_uploads(sharing: SelectiveSharing, privacy: SparseVector | None) -> None:
+def _check_uploads(
+    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None
+) -> None:
     """Raises InputError if `sharing` asks for uploads that `privacy` does not make."""
-    if privacy is None:
+    if not isinstance(privacy, SparseVector):
         return
     if sharing.upload_fraction not in (1.0, privacy.upload_fraction):
         raise InputError(

@@ -27,7 +27,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_leak.attacks.observation import aggregate_only, is_observed
+from tff_leak.attacks.observation import ClientData, aggregate_only, is_observed
+from tff_leak.defences import client_noise
+from tff_leak.defences.record_level_dp import (
+    RecordLevelDp,
+    check_own_batches,
+    record_private_batches,
+)
 from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import (
     Batches,
@@ -154,8 +160,10 @@ def build_fed_avg_client_work(
     network: Network,
     *,
     training: BatchSgd | None = None,
+    privacy: RecordLevelDp | None = None,
     metrics_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
     element_spec: Any = None,
+    seed: int = 0,
 ) -> tff.learning.templates.ClientWorkProcess:
     """Builds what clients do in federated averaging.
 
@@ -170,29 +178,46 @@ def build_fed_avg_client_work(
     optimizers of the server want it), its weight the number of examples seen. Both are
     0 if the update is not finite.
 
+    With `privacy` a client's data is `{<examples=..., client_id=int32*>}@CLIENTS`
+    (`attacks.observation.client_data`) and the state `<inner=M, round=int32>@SERVER`
+    (`defences.client_noise.ClientNoiseState`).
+
     Args:
       network: see `build_fed_avg`.
       training: see `build_fed_avg`.
+      privacy: record-level differential privacy of the update, a step for a step; the
+        weight and the metrics are not private. None: there is none.
       metrics_aggregator: how the three counts behind the metrics (float32) are summed;
         M is its state. None sums in the clear, also beside a secure aggregation of
         the updates.
       element_spec: see `build_fed_avg`.
+      seed: of the noise.
 
     Raises:
-      InputError: if the network keeps running statistics or `element_spec` does not
-        fit it.
+      InputError: if the network keeps running statistics, `element_spec` does not fit
+        it, or `privacy` wants batches that the datasets are not.
     """
     training = training or BatchSgd()
+    if privacy is not None:
+        check_own_batches(privacy)
 
-    def compute(weights: Weights, batches: Batches) -> BatchResult:
-        trained = train_on_batches(training, network, weights, batches)
+    def compute(weights: Weights, batches: Batches, *stream: tf.Tensor) -> BatchResult:
+        if privacy is None:
+            trained = train_on_batches(training, network, weights, batches)
+        else:
+            trained = record_private_batches(
+                privacy, training, network, weights, batches, *stream
+            )
         update = [
             old - new
             for old, new in zip(weights.trainable, trained.tensors, strict=True)
         ]
         return trained._replace(tensors=update)
 
-    return _build_client_work(network, compute, metrics_aggregator, element_spec)
+    noise_seed = None if privacy is None else seed
+    return _build_client_work(
+        network, compute, metrics_aggregator, element_spec, noise_seed
+    )
 
 
 def build_fed_sgd_client_work(
@@ -281,47 +306,92 @@ def _build_server_sgd(
 
 def _build_client_work(
     network: Network,
-    compute: Callable[[Weights, Batches], BatchResult],
+    compute: Callable[..., BatchResult],
     metrics_aggregator: tff.aggregators.UnweightedAggregationFactory | None,
     element_spec: Any,
+    noise_seed: int | None = None,
 ) -> tff.learning.templates.ClientWorkProcess:
-    """Client work of two computations: a dataset to tensors, tensors to an update."""
-    _check_network(network)
-    element_type = _element_type(network, element_spec)
+    """Client work of two computations: a dataset to tensors, tensors to an update.
 
-    @tff.tensorflow.computation(tff.SequenceType(element_type))
+    With `noise_seed`, `compute` takes a client's stream of this round as well.
+    """
+    _check_network(network)
+    dataset_type = tff.SequenceType(_element_type(network, element_spec))
+    noisy = noise_seed is not None
+
+    @tff.tensorflow.computation(dataset_type)
     @tf.function
     def read(dataset):
         return read_batches(network, dataset)
 
-    train = _build_train(network, compute, read.type_signature.result)
+    train = _build_train(network, compute, read.type_signature.result, noisy)
     weights_type = train.type_signature.parameter[0]
     counts_type = train.type_signature.result[1]
     counting = (metrics_aggregator or tff.aggregators.SumFactory()).create(counts_type)
+    if noisy:
+        return _with_streams(counting, read, train, weights_type, noise_seed)
 
     @tff.federated_computation(
         counting.initialize.type_signature.result,
         tff.FederatedType(weights_type, tff.CLIENTS),
-        tff.FederatedType(tff.SequenceType(element_type), tff.CLIENTS),
+        tff.FederatedType(dataset_type, tff.CLIENTS),
     )
     def next_round(state, weights, datasets):
         batches = tff.federated_map(read, datasets)
         result, counts = tff.federated_map(train, (weights, batches))
-        summed = counting.next(state, counts)
-        metrics = tff.federated_map(_metrics, summed.result)
-        return tff.templates.MeasuredProcessOutput(
-            summed.state,
-            result,
-            tff.federated_zip(collections.OrderedDict(train=metrics)),
-        )
+        return _measured(counting.next(state, counts), result)
 
     return tff.learning.templates.ClientWorkProcess(counting.initialize, next_round)
 
 
+def _with_streams(
+    counting: tff.templates.AggregationProcess,
+    read: tff.Computation,
+    train: tff.Computation,
+    weights_type: tff.Type,
+    seed: int,
+) -> tff.learning.templates.ClientWorkProcess:
+    """The same for clients that draw noise, each from a stream of its own."""
+    initialize = client_noise.count_rounds(counting.initialize)
+    streams = client_noise.build_streams(Role.RECORD_NOISE, seed)
+    data_type = tff.types.to_type(
+        ClientData(
+            examples=read.type_signature.parameter,
+            client_id=streams.type_signature.parameter[1],
+        )
+    )
+
+    @tff.federated_computation(
+        initialize.type_signature.result,
+        tff.FederatedType(weights_type, tff.CLIENTS),
+        tff.FederatedType(data_type, tff.CLIENTS),
+    )
+    def next_round(state, weights, data):
+        batches = tff.federated_map(read, data.examples)
+        round_num = tff.federated_broadcast(state.round)
+        stream = tff.federated_map(streams, (round_num, data.client_id))
+        result, counts = tff.federated_map(train, (weights, batches, stream))
+        summed = counting.next(state.inner, counts)
+        return _measured(summed, result, client_noise.after_round(state, summed.state))
+
+    return tff.learning.templates.ClientWorkProcess(initialize, next_round)
+
+
+def _measured(summed, result, state=None) -> tff.templates.MeasuredProcessOutput:
+    """A client work's output, in a federated computation."""
+    metrics = tff.federated_map(_metrics, summed.result)
+    return tff.templates.MeasuredProcessOutput(
+        summed.state if state is None else state,
+        result,
+        tff.federated_zip(collections.OrderedDict(train=metrics)),
+    )
+
+
 def _build_train(
     network: Network,
-    compute: Callable[[Weights, Batches], BatchResult],
+    compute: Callable[..., BatchResult],
     batches_type: tff.Type,
+    noisy: bool,
 ) -> tff.Computation:
     """A client's computation from tensors to tensors."""
     weights_spec = tff.learning.models.ModelWeights(
@@ -329,12 +399,9 @@ def _build_train(
         tuple(tf.TensorSpec(shape) for shape in network.statistics_shapes),
     )
 
-    @tff.tensorflow.computation(
-        tff.types.tensorflow_to_type(weights_spec), batches_type
-    )
-    def train(weights, batches):
+    def result_of(weights, batches, *stream):
         start = Weights(list(weights.trainable), list(weights.non_trainable))
-        computed = compute(start, batches)
+        computed = compute(start, batches, *stream)
         finite = tf.reduce_all(
             tf.stack([tf.reduce_all(tf.math.is_finite(t)) for t in computed.tensors])
         )
@@ -352,6 +419,20 @@ def _build_train(
             update_weight=counts["examples"],
         )
         return result, counts
+
+    types = [tff.types.tensorflow_to_type(weights_spec), batches_type]
+    if noisy:
+        types.append(tff.types.tensorflow_to_type(tf.TensorSpec([2], tf.int32)))
+
+        @tff.tensorflow.computation(*types)
+        def train(weights, batches, stream):
+            return result_of(weights, batches, stream)
+
+    else:
+
+        @tff.tensorflow.computation(*types)
+        def train(weights, batches):
+            return result_of(weights, batches)
 
     return train
 

@@ -28,10 +28,19 @@ from experiments.dssgd_arm import (
 from experiments.evaluation import build_judge
 from experiments.federation import Federation
 from experiments.networks import papers_networks
+from experiments.privacy import (
+    Spending,
+    build_goes_on,
+    build_spending,
+    for_json,
+    local_training,
+)
+from experiments.report_parts import metrics_rows
 from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import only_row
 from tff_leak.data.sources import Examples, Source
+from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
@@ -126,6 +135,9 @@ class Settings:
       generator: the adversary's generator.
       snapshot_every: rounds between two looks at the generators.
       privacy: differential privacy of all uploads; None: there is none.
+      record_dp: differential privacy of all training; None: there is none.
+      privacy_budget: largest epsilon of a participant; the run ends before a round
+        that would pass it. None: there is none.
     """
 
     rounds: int
@@ -139,6 +151,8 @@ class Settings:
     generator: GeneratorSettings
     snapshot_every: int = 10
     privacy: SparseVector | None = None
+    record_dp: RecordLevelDp | None = None
+    privacy_budget: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,6 +183,7 @@ class Experiment:
     network: Network
     attacks: Mapping[Arm, client_gan.ClientGan]
     arms: Mapping[Arm, DssgdArm]
+    goes_on: program.GoesOn | None = None
 
 
 def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +230,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
                 network,
                 sharing=settings.sharing,
                 privacy=settings.privacy,
-                training=settings.training,
+                training=local_training(network, settings.training, settings.record_dp),
                 transform=transform,
                 max_staleness=settings.max_staleness,
                 seed=settings.seed,
@@ -233,8 +248,14 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             accuracy=accuracy,
             transform=transform,
             private=_initial_attacks(attack, network, data.federation, settings.seed),
+            spending=_spending(settings, network, federation),
         )
-    return Experiment(settings, data, network, attacks, arms)
+    goes_on = build_goes_on(
+        {arm.value: built.spending for arm, built in arms.items()},
+        settings.privacy_budget,
+        len(data.federation.data),
+    )
+    return Experiment(settings, data, network, attacks, arms, goes_on)
 
 
 async def run(
@@ -250,6 +271,8 @@ async def run(
     def look(round_num, states, metrics):
         del metrics
         last = round_num == settings.rounds
+        if experiment.goes_on is not None:
+            last = last or not experiment.goes_on(round_num + 1, states)
         if round_num % settings.snapshot_every and not last:
             return None
         return {
@@ -266,6 +289,7 @@ async def run(
         directory=directory,
         progress=progress,
         on_round=look,
+        goes_on=experiment.goes_on,
     )
     return {Arm(name): state for name, state in states.items()}
 
@@ -330,11 +354,13 @@ def evaluate(
     judge, window = build_judge(
         experiment.network, data.source, data.judge, seed=settings.seed
     )
+    # Fewer than planned if the privacy budget ended the run.
+    rounds = len(metrics_rows(directory))
     drawn = {
-        arm: draw(experiment, arm, state, FINAL_SAMPLES, settings.rounds + 1)
+        arm: draw(experiment, arm, state, FINAL_SAMPLES, rounds + 1)
         for arm, state in states.items()
     }
-    _write_reconstructions(data.federation, drawn[Arm.ATTACK], settings, directory)
+    _write_reconstructions(data.federation, drawn[Arm.ATTACK], rounds, directory)
     scores = _score(data, drawn, judge, window, settings.seed)
     accuracy = {
         arm.value: experiment.arms[arm].accuracy(state.server)
@@ -345,12 +371,14 @@ def evaluate(
         "dataset": data.source.name,
         "synthetic": data.source.synthetic,
         "seed": settings.seed,
-        "rounds": settings.rounds,
+        "rounds": rounds,
         "task_accuracy": accuracy,
         "judge_accuracy": judge.accuracy(data.reference),
         "visible_window": list(window),
-        "epsilon": epsilon_spent(directory.metrics_csv),
-        "epsilon_turn": epsilon_spent(directory.metrics_csv, "epsilon_turn"),
+        "epsilon": for_json(epsilon_spent(directory.metrics_csv)),
+        "epsilon_turn": for_json(epsilon_spent(directory.metrics_csv, "epsilon_turn")),
+        "delta": settings.record_dp.delta if settings.record_dp else None,
+        "rounds_planned": settings.rounds,
         "generator_steps": mean_over_rounds(directory.metrics_csv, "generator_steps"),
         "seconds": clock.seconds(),
         "identity": _identity(data, drawn, window),
@@ -442,7 +470,7 @@ def _curves(
 def _write_reconstructions(
     federation: Federation,
     drawn: Mapping[int, np.ndarray],
-    settings: Settings,
+    rounds: int,
     directory: RunDirectory,
 ) -> None:
     images = np.concatenate(list(drawn.values()))
@@ -453,7 +481,7 @@ def _write_reconstructions(
         images=images,
         labels=np.repeat(list(drawn), counts).astype(np.int32),
         clients=np.repeat(victims, counts).astype(np.int32),
-        round=settings.rounds,
+        round=rounds,
     )
 
 
@@ -476,6 +504,22 @@ def _initial_attacks(
             federation.adversaries, federation.targets, strict=True
         )
     }
+
+
+def _spending(
+    settings: Settings, network: Network, federation: Federation
+) -> Spending | None:
+    """What turns cost the honest participants; an adversary's fakes are no records."""
+    return build_spending(
+        network,
+        settings.training,
+        settings.privacy,
+        settings.record_dp,
+        [
+            0 if number in federation.adversaries else len(part)
+            for number, part in enumerate(federation.data)
+        ],
+    )
 
 
 def _check_start(settings: Settings, federation: Federation) -> None:

@@ -214,6 +214,10 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
     if summary["epsilon"] is not None:
         facts.append(("epsilon, most exposed participant", summary["epsilon"]))
         facts.append(("epsilon of one turn", summary["epsilon_turn"]))
+    if summary["delta"] is not None:
+        facts.append(("delta", f"{summary['delta']:g}"))
+    if summary["rounds"] < summary["rounds_planned"]:
+        facts.append(("rounds without the privacy budget", summary["rounds_planned"]))
     return facts
 
 

@@ -41,6 +41,8 @@ class DssgdArm:
       accuracy: measures the shared model on data that nobody holds.
       transform: the process's.
       private: the adversaries' initial states, by participant.
+      spending: epsilon of the most exposed participant after so many turns of each,
+        where the process itself does not state its price.
     """
 
     process: Any
@@ -51,6 +53,7 @@ class DssgdArm:
     accuracy: Callable[[dssgd.ServerState], float]
     transform: ClientTransform | None = None
     private: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    spending: Callable[[Sequence[int]], float] | None = None
 
     async def initialize(self) -> ArmState:
         """The state before round 1."""
@@ -82,7 +85,8 @@ class DssgdArm:
           last batch that D took for the target), `generator_steps` and `injected`.
           With differential privacy `epsilon_turn`: the price of one turn, an epoch
           of the paper, and `epsilon_total`: what the participant that has
-          spent the most has spent in all its turns (basic composition).
+          spent the most has spent in all its turns (`spending`, or by basic
+          composition what the process states).
         """
         server, clients = state.server, list(state.clients)
         cohorts = dssgd.turn_order(
@@ -111,7 +115,7 @@ class DssgdArm:
             accuracy = await asyncio.to_thread(self.accuracy, server)
         metrics["task_accuracy"] = accuracy
         metrics |= _training_metrics(turns) | self._attack_metrics(clients)
-        metrics |= _privacy_metrics(turns, clients)
+        metrics |= _privacy_metrics(turns, clients, self.spending)
         return ArmState(server, clients), metrics
 
     def _attack_metrics(self, clients: Sequence[dssgd.ClientState]) -> dict:
@@ -184,18 +188,23 @@ def _training_metrics(turns: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _privacy_metrics(
-    turns: Sequence[Mapping[str, Any]], clients: Sequence[dssgd.ClientState]
+    turns: Sequence[Mapping[str, Any]],
+    clients: Sequence[dssgd.ClientState],
+    spending: Callable[[Sequence[int]], float] | None,
 ) -> dict[str, float]:
     """The budget spent so far, from the price of a turn and every participant's turns.
 
     A turn costs the same whenever and by whom it is taken, so a participant's number
     of turns, which its state keeps, is all that has to be remembered.
     """
-    if "epsilon" not in turns[-1]:
+    counts = [int(client.turn) for client in clients]
+    if "epsilon" in turns[-1]:
+        price = float(turns[-1]["epsilon"])
+        return {"epsilon_turn": price, "epsilon_total": max(counts) * price}
+    if spending is None:
         return {}
-    most = max(int(client.turn) for client in clients)
-    price = float(turns[-1]["epsilon"])
-    return {"epsilon_turn": price, "epsilon_total": most * price}
+    once = spending([1] * len(counts))
+    return {"epsilon_turn": once, "epsilon_total": spending(counts)}
 
 
 def epsilon_spent(

@@ -19,6 +19,7 @@ from experiments import client_gan_program
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.attacks.model_inversion import ModelInversion
+from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.models.training import LocalSgd
@@ -37,7 +38,10 @@ _SETTINGS = {
     "generator": client_gan_program.GeneratorSettings,
     "inversion": ModelInversion,
     "sparse_vector": SparseVector,
+    "record_dp": RecordLevelDp,
 }
+# Without a value there is no such part.
+_OPTIONAL = {"sparse_vector", "record_dp"}
 # What a run may choose without being another experiment.
 _FREE = {"output_dir", "data_dir", "seed", "threads"}
 
@@ -107,8 +111,8 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
 
 def _settings_differences(name: str, text: str, found: Any) -> list[str]:
     """Of one flag that sets the fields of a dataclass."""
-    if name == "sparse_vector" and not text:
-        return [] if not found else [f"sparse_vector={found}, expected none"]
+    if name in _OPTIONAL and not text:
+        return [] if not found else [f"{name}={found}, expected none"]
     if name == "attack":
         fixed = client_gan_program.FIXED_ATTACK_FIELDS
         given = parse(ClientGan, text, flag=name, given=fixed)

@@ -19,6 +19,7 @@ from experiments.run_clock import RunClock
 from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.data import partition, sources
+from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
@@ -73,6 +74,17 @@ _SPARSE_VECTOR = flags.DEFINE_string(
     "",
     "Differential privacy of uploads: settings of SparseVector, e.g. "
     "epsilon_per_parameter=10,upload_fraction=0.1; empty: none.",
+)
+_RECORD_DP = flags.DEFINE_string(
+    "record_dp",
+    "",
+    "Differential privacy of the training, by record: settings of RecordLevelDp, e.g. "
+    "clip=1,noise_multiplier=1.1,sampling=poisson; empty: none.",
+)
+_PRIVACY_BUDGET = flags.DEFINE_float(
+    "privacy_budget",
+    None,
+    "Largest epsilon of a participant: the run ends before a round that would pass it.",
 )
 _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
@@ -163,6 +175,8 @@ def _settings() -> client_gan_program.Settings:
         privacy=build_optional(
             SparseVector, _SPARSE_VECTOR.value, flag=_SPARSE_VECTOR.name
         ),
+        record_dp=build_optional(RecordLevelDp, _RECORD_DP.value, flag=_RECORD_DP.name),
+        privacy_budget=_PRIVACY_BUDGET.value,
     )
 
 
@@ -198,8 +212,14 @@ def _data(seed: int) -> client_gan_program.Data:
 
 def _config(settings: client_gan_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
-    # Only where it is set: runs from before there was the flag go on.
-    privacy = {"sparse_vector": plain(settings.privacy)} if settings.privacy else {}
+    # Only where they are set: runs from before there were the flags go on.
+    privacy = {}
+    if settings.privacy:
+        privacy["sparse_vector"] = plain(settings.privacy)
+    if settings.record_dp:
+        privacy["record_dp"] = plain(settings.record_dp)
+    if settings.privacy_budget is not None:
+        privacy["privacy_budget"] = settings.privacy_budget
     return privacy | {
         "experiment": "client_gan",
         "dataset": _DATASET.value,

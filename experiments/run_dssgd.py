@@ -12,6 +12,7 @@ was interrupted.
 import asyncio
 import csv
 import time
+from typing import NamedTuple
 
 from absl import flags
 
@@ -25,9 +26,16 @@ from experiments.dssgd_arm import (
 )
 from experiments.federation import build_federation
 from experiments.networks import papers_networks
+from experiments.privacy import (
+    build_goes_on,
+    build_spending,
+    for_json,
+    local_training,
+)
 from experiments.run_clock import RunClock
 from experiments.settings import build_optional, parse, plain
 from tff_leak.data import partition, sources
+from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
@@ -60,6 +68,12 @@ _SHARING = flags.DEFINE_string(
 _SPARSE_VECTOR = flags.DEFINE_string(
     "sparse_vector", "", "Differential privacy of uploads, as in run_client_gan."
 )
+_RECORD_DP = flags.DEFINE_string(
+    "record_dp", "", "Differential privacy of the training, as in run_client_gan."
+)
+_PRIVACY_BUDGET = flags.DEFINE_float(
+    "privacy_budget", None, "Largest epsilon of a participant, as in run_client_gan."
+)
 _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
 )
@@ -87,9 +101,14 @@ def main(argv: list[str]) -> None:
             "--output_dir is missing: expected a directory for the run; for example "
             "--output_dir=runs/dssgd"
         )
-    sharing, training, privacy = _settings()
-    arms = _arms(sharing, training, privacy)
-    config = _config(sharing, training, privacy, threads)
+    settings = _settings()
+    arms = _arms(settings)
+    goes_on = build_goes_on(
+        {name: arm.spending for name, arm in arms.items()},
+        _PRIVACY_BUDGET.value,
+        len(next(iter(arms.values())).datasets),
+    )
+    config = _config(settings, threads)
     with RunDirectory.open(
         _OUTPUT_DIR.value, config, volatile=["data_dir"]
     ) as directory:
@@ -103,7 +122,11 @@ def main(argv: list[str]) -> None:
         with Progress(_ROUNDS.value, "DSSGD") as progress:
             asyncio.run(
                 program.run(
-                    arms, rounds=_ROUNDS.value, directory=directory, progress=progress
+                    arms,
+                    rounds=_ROUNDS.value,
+                    directory=directory,
+                    progress=progress,
+                    goes_on=goes_on,
                 )
             )
         summary = _summary(directory, list(arms), clock)
@@ -116,18 +139,28 @@ def main(argv: list[str]) -> None:
         print(f"Metrics: {directory.metrics_csv}")
 
 
-def _settings() -> tuple[SelectiveSharing, LocalSgd, SparseVector | None]:
+class _Settings(NamedTuple):
+    """What participants agree on."""
+
+    sharing: SelectiveSharing
+    training: LocalSgd
+    privacy: SparseVector | None
+    record_dp: RecordLevelDp | None
+
+
+def _settings() -> _Settings:
     sharing = parse(SelectiveSharing, _SHARING.value, flag="sharing")
     training = parse(LocalSgd, _TRAINING.value, flag="training")
     privacy = build_optional(
         SparseVector, _SPARSE_VECTOR.value, flag=_SPARSE_VECTOR.name
     )
-    return SelectiveSharing(**sharing), LocalSgd(**training), privacy
+    record_dp = build_optional(RecordLevelDp, _RECORD_DP.value, flag=_RECORD_DP.name)
+    return _Settings(
+        SelectiveSharing(**sharing), LocalSgd(**training), privacy, record_dp
+    )
 
 
-def _arms(
-    sharing: SelectiveSharing, training: LocalSgd, privacy: SparseVector | None
-) -> dict[str, DssgdArm]:
+def _arms(settings: _Settings) -> dict[str, DssgdArm]:
     """One arm an order; the synchronous ones share their process."""
     seed = _SEED.value
     source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
@@ -144,6 +177,13 @@ def _arms(
     network, _ = papers_networks(source.image_shape, source.num_classes, base_filters=1)
     accuracy = build_accuracy(network, pools.reference)
     datasets = [local_dataset(part) for part in federation.data]
+    spending = build_spending(
+        network,
+        settings.training,
+        settings.privacy,
+        settings.record_dp,
+        [len(part) for part in federation.data],
+    )
     processes = {}
     arms = {}
     for order in dict.fromkeys(_ORDERS.value):
@@ -151,9 +191,9 @@ def _arms(
         if stale not in processes:
             processes[stale] = dssgd.build_dssgd(
                 network,
-                sharing=sharing,
-                privacy=privacy,
-                training=training,
+                sharing=settings.sharing,
+                privacy=settings.privacy,
+                training=local_training(network, settings.training, settings.record_dp),
                 max_staleness=stale,
                 seed=seed,
             )
@@ -164,18 +204,20 @@ def _arms(
             order=order,
             seed=seed,
             accuracy=accuracy,
+            spending=spending,
         )
     return arms
 
 
-def _config(
-    sharing: SelectiveSharing,
-    training: LocalSgd,
-    privacy: SparseVector | None,
-    threads: int,
-) -> dict:
-    # Only where it is set: runs from before there was the flag go on.
-    private = {"sparse_vector": plain(privacy)} if privacy else {}
+def _config(settings: _Settings, threads: int) -> dict:
+    # Only where they are set: runs from before there were the flags go on.
+    private = {}
+    if settings.privacy:
+        private["sparse_vector"] = plain(settings.privacy)
+    if settings.record_dp:
+        private["record_dp"] = plain(settings.record_dp)
+    if _PRIVACY_BUDGET.value is not None:
+        private["privacy_budget"] = _PRIVACY_BUDGET.value
     return private | {
         "experiment": "dssgd",
         "dataset": _DATASET.value,
@@ -185,8 +227,8 @@ def _config(
         "participants": _PARTICIPANTS.value,
         "order": [order.value for order in _ORDERS.value],
         "max_staleness": _MAX_STALENESS.value,
-        "sharing": plain(sharing),
-        "training": plain(training),
+        "sharing": plain(settings.sharing),
+        "training": plain(settings.training),
         "threads": threads,
         "runtime": _RUNTIME.value,
         "precision": _PRECISION.value,
@@ -212,8 +254,9 @@ def _summary(directory: RunDirectory, orders: list[str], clock: RunClock) -> dic
         "seed": directory.config["seed"],
         "rounds": len(rows),
         "seconds": clock.seconds(),
-        "epsilon": epsilon_spent(directory.metrics_csv),
-        "epsilon_turn": epsilon_spent(directory.metrics_csv, "epsilon_turn"),
+        "epsilon": for_json(epsilon_spent(directory.metrics_csv)),
+        "epsilon_turn": for_json(epsilon_spent(directory.metrics_csv, "epsilon_turn")),
+        "delta": directory.config.get("record_dp", {}).get("delta"),
         "orders": figures,
     }
 

@@ -15,6 +15,8 @@ from computations.dssgd import (
     turn_order,
 )
 from tff_leak.attacks import client_gan
+from tff_leak.defences.local_dp import LocalDp
+from tff_leak.defences.record_level_dp import RecordLevelDp, record_private_training
 from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
@@ -359,6 +361,69 @@ def test_running_statistics_are_refused():
     network = sequential("bn", (2,), [layers.batch_norm(scale=layers.ones)])
     with pytest.raises(InputError, match="network bn keeps running statistics"):
         build_dssgd(network)
+
+
+class TestGaussianPrivacy:
+    """Noise in the training or on the update, of each participant and turn."""
+
+    network = classifiers.mlp(2, (4, 4, 1), hidden=8)
+    data = tf.data.Dataset.from_tensors(
+        (np.ones((6, 4, 4, 1), np.float32), np.int32([0, 1, 0, 1, 0, 1]))
+    )
+    sgd = LocalSgd(learning_rate=0.1, learning_rate_decay=0.0, batch_size=3)
+
+    def _uploads(self, process):
+        server = start = process.initialize()
+        clients = _clients(server, 2, self.network)
+        seen = []
+        for number in (0, 0, 1):
+            server, [clients[number]], _ = process.next(
+                start, [self.data], [clients[number]]
+            )
+            seen.append(np.array(server.parameters - start.parameters))
+        return seen
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"privacy": LocalDp(0.01, 1.0), "training": sgd},
+            {
+                "training": record_private_training(
+                    RecordLevelDp(0.1, 1.0), sgd, network
+                )
+            },
+        ],
+        ids=["update", "records"],
+    )
+    def test_every_participant_and_turn_has_its_own_noise(self, options):
+        process = build_dssgd(self.network, **options)
+        first, again = self._uploads(process), self._uploads(process)
+        np.testing.assert_array_equal(first, again)
+        # Of the update .01; of the training twice .1 .1 / 3: .0047.
+        for upload in first:
+            assert 0.003 < upload.std() < 0.015
+        correlations = np.corrcoef(first)[np.triu_indices(3, k=1)]
+        assert np.abs(correlations).max() < 0.6
+
+    def test_what_is_chosen_of_a_noised_update_is_noised(self):
+        sharing = SelectiveSharing(upload_fraction=0.1)
+        process = build_dssgd(
+            self.network,
+            sharing=sharing,
+            privacy=LocalDp(0.01, 1.0),
+            training=self.sgd,
+        )
+        whole = build_dssgd(self.network, privacy=LocalDp(0.01, 1.0), training=self.sgd)
+        part, all_of_it = (self._uploads(p)[0] for p in (process, whole))
+        chosen = part != 0
+        assert chosen.sum() == np.ceil(0.1 * len(part))
+        np.testing.assert_array_equal(part[chosen], all_of_it[chosen])
+        assert np.abs(part[chosen]).min() >= np.abs(all_of_it[~chosen]).max()
+
+    def test_local_noise_states_no_epsilon_of_a_turn(self):
+        """It does not add up as the sparse vector technique's does."""
+        process = build_dssgd(self.network, privacy=LocalDp(0.01, 1.0))
+        assert "epsilon" not in str(process.next.type_signature.result[2])
 
 
 class TestPrivacy:

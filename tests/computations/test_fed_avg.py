@@ -3,6 +3,7 @@
 import collections
 import functools
 
+import dp_accounting
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +20,13 @@ from tff_leak.attacks.observation import (
     client_data,
     identify_clients,
     observing_factory,
+)
+from tff_leak.defences.accounting import epsilon
+from tff_leak.defences.record_level_dp import RecordLevelDp, Sampling
+from tff_leak.defences.user_level_dp import (
+    Mechanism,
+    UserLevelDp,
+    build_user_level_factory,
 )
 from tff_leak.errors import InputError
 from tff_leak.models import layers
@@ -57,6 +65,11 @@ def _trainable(process, state):
 
 def _equal(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _weights_type():
+    state = _plain().initialize.type_signature.result.member
+    return state.global_model_weights.trainable
 
 
 def _run(process, datasets, rounds=1):
@@ -375,6 +388,119 @@ def _observing(recording=True):
         model_aggregator=observing_factory(tff.aggregators.MeanFactory()),
         finalizer=_recording if recording else None,
     )
+
+
+class TestRecordLevelPrivacy:
+    """DP-SGD in the place of the clients' steps, with a stream for each of them."""
+
+    data = (client_data(FIRST, 7), client_data(SECOND, 2))
+
+    def _process(self, noise_multiplier, clip=1e9, seed=0):
+        work = build_fed_avg_client_work(
+            LINEAR,
+            training=BatchSgd(0.1),
+            privacy=RecordLevelDp(clip, noise_multiplier),
+            seed=seed,
+        )
+        return build_fed_avg(LINEAR, client_work=work)
+
+    def test_without_noise_and_bound_it_is_federated_averaging(self):
+        weights, metrics = _run(self._process(0.0), list(self.data), rounds=2)
+        expected, plain = _run(_plain(), [FIRST, SECOND], rounds=2)
+        for found, tensor in zip(weights, expected, strict=True):
+            np.testing.assert_allclose(found, tensor, atol=1e-6)
+        assert _train_metrics(metrics)["examples"] == 3
+        np.testing.assert_allclose(
+            _train_metrics(metrics)["loss"], _train_metrics(plain)["loss"], rtol=1e-5
+        )
+
+    def test_clipping_by_hand(self):
+        # All gradients point along (+-input, +-1) / 2: clipped to length 0.1.
+        weights, _ = _run(self._process(0.0, clip=0.1), [self.data[0]])
+        norm = np.sqrt(2 * 1.0**2 + 2 * 0.5**2)
+        for found, gradient in zip(weights, GRADIENT, strict=True):
+            expected = -0.1 * 0.1 * gradient / norm
+            np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-5)
+
+    def test_noise_is_of_the_client_and_the_round_and_always_the_same(self):
+        process = self._process(1.0, clip=1e-3)
+        state = process.initialize()
+        seen = []
+        for data in ([self.data[0]], [self.data[0]], [self.data[1]]):
+            before = np.concatenate([w.reshape(-1) for w in _trainable(process, state)])
+            state, _ = process.next(state, data)
+            after = np.concatenate([w.reshape(-1) for w in _trainable(process, state)])
+            seen.append(after - before)
+        assert all(np.abs(step).max() > 1e-5 for step in seen)
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            assert np.abs(seen[one] - seen[other]).max() > 1e-6
+        again, _ = process.next(process.initialize(), [self.data[0]])
+        first = np.concatenate([w.reshape(-1) for w in _trainable(process, again)])
+        np.testing.assert_array_equal(first, seen[0])
+        assert state.client_work.round == 3
+
+    def test_batches_of_a_dataset_are_no_poisson_sample(self):
+        privacy = RecordLevelDp(1.0, 1.0, Sampling.POISSON)
+        with pytest.raises(InputError, match="sampling is poisson for a dataset's own"):
+            build_fed_avg_client_work(LINEAR, privacy=privacy)
+
+
+class TestUserLevelPrivacy:
+    """TFF's private mean in the place of the weighted one."""
+
+    def _settings(self, **changes):
+        settings = {"clip": 0.05, "noise_multiplier": 0.0, "clients_per_round": 2}
+        return UserLevelDp(**{**settings, "least_clients": 1, **changes})
+
+    def _process(self, settings, **options):
+        aggregator = build_user_level_factory(
+            settings, value_type=_weights_type(), **options
+        )
+        return build_fed_avg(
+            LINEAR, training=BatchSgd(0.1), model_aggregator=aggregator
+        )
+
+    def test_the_clipped_mean_by_hand(self):
+        weights, _ = _run(self._process(self._settings()), [FIRST, FIRST, SECOND])
+        # Updates of one length, clipped to .05; two less one of them, over two.
+        norm = np.sqrt(2 * 1.0**2 + 2 * 0.5**2)
+        for found, gradient in zip(weights, GRADIENT, strict=True):
+            expected = -0.05 * gradient / norm / 2
+            np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("mechanism", Mechanism)
+    def test_noise_event_and_state(self, mechanism):
+        settings = self._settings(
+            noise_multiplier=1.0, clients_per_round=40, mechanism=mechanism
+        )
+        process = self._process(settings)
+        state, _ = process.next(process.initialize(), [FIRST])
+        noisy = _trainable(process, state)
+        again, _ = process.next(process.initialize(), [FIRST])
+        assert _equal(noisy, _trainable(process, again))
+        # The noise is what is not this client's clipped update over 40.
+        norm = np.sqrt(2 * 1.0**2 + 2 * 0.5**2)
+        moved = np.abs(
+            np.concatenate(
+                [
+                    found.reshape(-1) + 0.05 * gradient / norm / 40
+                    for found, gradient in zip(noisy, GRADIENT, strict=True)
+                ]
+            )
+        )
+        # Four numbers of deviation .05 / 40.
+        assert 1e-4 < moved.max() < 6 * 0.05 / 40
+        if mechanism is not Mechanism.TREE:
+            event = dp_accounting.DpEvent.from_named_tuple(state.aggregator.dp_event)
+            assert epsilon(event, 1e-5) == pytest.approx(
+                epsilon(dp_accounting.GaussianDpEvent(1.0), 1e-5), rel=1e-5
+            )
+
+    def test_clipped_updates_can_be_summed_securely(self):
+        process = self._process(
+            self._settings(), record_aggregator=tff.aggregators.SecureSumFactory(1.0)
+        )
+        tff.test.assert_contains_secure_aggregation(process.next)
 
 
 class TestObserved:

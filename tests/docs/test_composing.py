@@ -21,7 +21,7 @@ def _dataset(shape, classes, seed, label_type=np.int32):
 def test_the_code_of_composing_md_runs():
     text = (ROOT / "docs" / "composing.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     model = tf.keras.Sequential(
         [
             tf.keras.layers.Input((8, 8, 1)),
@@ -52,3 +52,8 @@ def test_the_code_of_composing_md_runs():
     assert names["labels"].numpy().tolist() == [[0, 1], [2, 3]]
     assert names["found"].images.shape == (2, 2, 32, 32, 1)
     assert np.all(np.isfinite(names["found"].objective))
+    exec(blocks[3], names)
+    assert names["state"].client_work.round == 3
+    # Three Gaussian mechanisms of 2 are one of 2 / sqrt(3), of which the exact epsilon
+    # is 3.71; Renyi's is above it.
+    assert 3.7 < names["spent"] < 1.1 * 3.71

@@ -21,6 +21,7 @@ from experiments.federation import build_federation
 from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.data import partition, sources
+from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
 from tff_leak.errors import InputError
@@ -159,6 +160,38 @@ def test_epsilon_of_a_private_run_is_in_metrics_and_summary(tmp_path, monkeypatc
     assert (summary["epsilon_turn"], summary["epsilon"]) == (spent / 2, spent)
     client_gan_report.write_report(experiment, evaluation, directory)
     assert "epsilon, most exposed participant" in directory.report.read_text()
+    directory.close()
+
+
+def test_a_budget_ends_a_private_run_with_a_last_look_and_a_report(
+    tmp_path, monkeypatch
+):
+    quick = functools.partial(evaluation_lib.train_judge, epochs=1)
+    monkeypatch.setattr(evaluation_lib, "train_judge", quick)
+    settings = _settings(
+        rounds=4,
+        record_dp=RecordLevelDp(1.0, 10.0),
+        privacy_budget=0.6,
+        snapshot_every=10,
+    )
+    experiment = program.build_experiment(settings, _data(per_class=5))
+    directory, states = _run(experiment, tmp_path / "run")
+    rows = _metrics(directory)
+    # A turn is one pass: one, two and three of them cost .375, .546 and .680.
+    totals = [float(row["attack/epsilon_total"]) for row in rows]
+    np.testing.assert_allclose(totals, [0.375, 0.546], atol=1e-3)
+    assert _attack_ran(rows, experiment, states)
+    clock = RunClock(directory, time.monotonic())
+    evaluation = program.evaluate(experiment, states, directory, clock)
+    assert evaluation.curves[program.Arm.ATTACK]["round"] == [2]
+    summary = json.loads(directory.summary.read_text())
+    assert (summary["rounds"], summary["rounds_planned"]) == (2, 4)
+    assert summary["epsilon"] == totals[-1]
+    assert read_reconstructions(directory.reconstructions).round == 2
+    client_gan_report.write_report(experiment, evaluation, directory)
+    report = directory.report.read_text()
+    assert "rounds without the privacy budget" in report
+    assert "1e-05" in report
     directory.close()
 
 

@@ -1,6 +1,7 @@
 """The arm's accounting: whoever has had the most turns has spent the most."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -49,6 +50,13 @@ def test_epsilon_is_that_of_the_most_exposed_participant(turns, spent):
     # What was spent is read from the states, so a resumed run goes on with it.
     _, metrics = asyncio.run(arm.run_round(state, 2))
     assert metrics["epsilon_total"] == spent + 2.5
+
+
+def test_what_the_process_does_not_state_is_reckoned_from_turns():
+    arm = dataclasses.replace(_arm(), spending=lambda turns: 10.0 * max(turns) ** 2)
+    _, metrics = asyncio.run(arm.run_round(_state([0, 2, 1]), 1))
+    assert metrics["epsilon_turn"] == 10.0
+    assert metrics["epsilon_total"] == 90.0
 
 
 def test_without_privacy_there_is_no_epsilon():

@@ -6,6 +6,11 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
+from dp_accounting import GaussianDpEvent
+
+from tff_leak.defences.accounting import epsilon, repeated
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -76,6 +81,34 @@ def test_differential_privacy_is_one_flag(tmp_path):
     assert spent == [105_710.0, 211_420.0]
     summary = json.loads((output / "summary.json").read_text())
     assert summary["epsilon"] == 211_420.0
+
+
+def test_record_level_privacy_ends_before_the_budget_is_passed(tmp_path):
+    output = tmp_path / "run"
+    result = _run(
+        "--dataset=digits",
+        "--rounds=5",
+        "--order=all_at_once",
+        "--training=learning_rate=0.05,steps=2",
+        "--record_dp=clip=1,noise_multiplier=10",
+        "--privacy_budget=0.7",
+        f"--output_dir={output}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    rows = list(csv.DictReader((output / "metrics.csv").open(newline="")))
+    spent = [float(row["all_at_once/epsilon_total"]) for row in rows]
+    # Rounds are Gaussian mechanisms: three cost .68, four would cost .79.
+    expected = [epsilon(repeated(GaussianDpEvent(10.0), n), 1e-5) for n in (1, 2, 3, 4)]
+    np.testing.assert_allclose(spent, expected[:3], rtol=1e-12)
+    assert expected[2] <= 0.7 < expected[3]
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["rounds"] == 3
+    assert summary["epsilon"] == spent[-1]
+    assert summary["delta"] == 1e-5
+    config = json.loads((output / "config.json").read_text())
+    assert config["privacy_budget"] == 0.7
+    assert config["record_dp"]["sampling"] == "epochs"
 
 
 def test_staleness_has_to_be_positive(tmp_path):

@@ -449,3 +449,21 @@ def test_a_run_that_is_asked_to_end_saves_its_last_round(killed_runs, name, stat
     # The signal may come between the row of a round and its end.
     last = report[f"{name} last row"]
     assert state in (f"round_{last}", f"round_{last - 1}")
+
+
+def test_ends_before_the_round_that_is_refused_and_so_does_a_resumed_run(tmp_path):
+    asked = []
+
+    def goes_on(round_num, states):
+        asked.append(round_num)
+        return states["attack"]["total"] + round_num <= 6
+
+    first = Counting()
+    states = _run({"attack": first}, tmp_path, rounds=9, goes_on=goes_on)
+    assert first.rounds == [1, 2, 3]
+    assert asked == [1, 2, 3, 4]
+    assert states["attack"]["total"] == 6
+    again = Counting()
+    assert _run({"attack": again}, tmp_path, rounds=9, goes_on=goes_on) == states
+    assert again.rounds == []
+    assert [row["round"] for row in _rows(tmp_path)] == ["1", "2", "3"]

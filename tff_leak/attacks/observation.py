@@ -168,16 +168,23 @@ def identify_clients(
              measurements@SERVER>)
 
     Args:
-      client_work: any; what it computes does not change.
+      client_work: any; what it computes does not change. One whose datasets are
+        `ClientData` already, because its clients draw noise, gets them whole.
 
     Returns:
       The client work whose datasets are `ClientData`. A client with no id or several
       makes the round fail.
     """
     state, weights, data = client_work.next.type_signature.parameter
-    data_type = tff.types.to_type(
-        ClientData(examples=data.member, client_id=tff.SequenceType(np.int32))
+    known = (
+        isinstance(data.member, tff.types.StructWithPythonType)
+        and data.member.python_container is ClientData
     )
+    data_type = data.member
+    if not known:
+        data_type = tff.types.to_type(
+            ClientData(examples=data.member, client_id=tff.SequenceType(np.int32))
+        )
 
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def only_id(ids):
@@ -187,7 +194,7 @@ def identify_clients(
         state, weights, tff.FederatedType(data_type, tff.CLIENTS)
     )
     def next_round(state, weights, data):
-        output = client_work.next(state, weights, data.examples)
+        output = client_work.next(state, weights, data if known else data.examples)
         identified = Identified(
             client_id=tff.federated_map(only_id, data.client_id),
             content=output.result.update_weight,

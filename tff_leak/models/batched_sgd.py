@@ -121,7 +121,12 @@ def read_batches(network: Network, dataset: tf.data.Dataset) -> Batches:
 
 
 def train_on_batches(
-    settings: BatchSgd, network: Network, weights: Weights, batches: Batches
+    settings: BatchSgd,
+    network: Network,
+    weights: Weights,
+    batches: Batches,
+    *,
+    gradient: Callable[..., tuple[Tensors, tf.Tensor]] | None = None,
 ) -> BatchResult:
     """One step for each batch, in order (McMahan et al., AISTATS 2017, algorithm 1).
 
@@ -130,20 +135,25 @@ def train_on_batches(
       network: a classifier that returns finite logits for padding (zeros).
       weights: to start from.
       batches: the client's data.
+      gradient: `(place, network, weights, batch) -> (tensors, loss_sum)`, what a step
+        takes for the gradient of the loss summed over one batch's examples, 0 for a
+        batch of size 0; `place` is two int32, the epoch and the batch's number. None
+        is that gradient.
 
     Returns:
       The weights after the last step.
     """
+    gradient_of = gradient or _gradient
     start = list(weights.trainable)
     with_momentum = settings.momentum > 0
 
-    def step(batch, state):
+    def step(place, batch, state):
         trainable, velocity = state
-        gradient, loss_sum = _gradient(
-            network, Weights(trainable, weights.statistics), batch
+        summed, loss_sum = gradient_of(
+            place, network, Weights(trainable, weights.statistics), batch
         )
         count = tf.maximum(tf.cast(batch.sizes, tf.float32), 1.0)
-        direction = [g / count for g in gradient]
+        direction = [g / count for g in summed]
         if with_momentum:
             # A batch of size 0 is padding: it must not go on with the velocity.
             real = tf.cast(batch.sizes > 0, tf.float32)
@@ -173,8 +183,8 @@ def mean_gradient(network: Network, weights: Weights, batches: Batches) -> Batch
       batches: the client's data; without examples the gradient is 0.
     """
 
-    def step(batch, total):
-        gradient, loss_sum = _gradient(network, weights, batch)
+    def step(place, batch, total):
+        gradient, loss_sum = _gradient(place, network, weights, batch)
         return [t + g for t, g in zip(total, gradient, strict=True)], loss_sum
 
     zeros = [tf.zeros_like(w) for w in weights.trainable]
@@ -184,9 +194,10 @@ def mean_gradient(network: Network, weights: Weights, batches: Batches) -> Batch
 
 
 def _gradient(
-    network: Network, weights: Weights, batch: Batches
+    place: tuple, network: Network, weights: Weights, batch: Batches
 ) -> tuple[Tensors, tf.Tensor]:
     """Gradient of the loss summed over one batch's examples, and that sum."""
+    del place  # It is the same at every step.
     trainable = list(weights.trainable)
     data = tf.sequence_mask(batch.sizes, tf.shape(batch.labels)[0], tf.float32)
     with tf.GradientTape() as tape:
@@ -205,13 +216,14 @@ def _gradient(
 def _over_batches(
     step: Callable, state, batches: Batches, epochs: int
 ) -> tuple[list, tf.Tensor]:
-    """Folds `step(batch, state) -> (state, loss_sum)` over epochs of batches."""
+    """Folds `step(place, batch, state) -> (state, loss_sum)` over epochs of batches."""
     number = tf.shape(batches.sizes)[0]
     limit = number * epochs
 
     def body(index, state, total):
         batch = tf.nest.map_structure(lambda t: t[index % number], batches)
-        state, loss_sum = step(batch, state)
+        place = index // number, index % number
+        state, loss_sum = step(place, batch, state)
         return index + 1, state, total + loss_sum
 
     _, state, total = tf.while_loop(

@@ -105,8 +105,8 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
         }
     if summary.get("epsilon") is not None:
         turn = summary.get("epsilon_turn")
-        row["epsilon, a turn"] = _UNMEASURED if turn is None else f"{turn:.3g}"
-        row["epsilon, total"] = f"{summary['epsilon']:.3g}"
+        row["epsilon, a turn"] = _UNMEASURED if turn is None else _epsilon(turn)
+        row["epsilon, total"] = _epsilon(summary["epsilon"])
     steps = summary.get("generator_steps", {})
     return row | {
         "generator's steps a turn": steps.get("attack", _UNMEASURED),
@@ -115,6 +115,11 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
         "rounds": summary["rounds"],
         "seconds": _seconds(summary["seconds"]),
     }
+
+
+def _epsilon(value: float | str) -> str:
+    """An epsilon, of which the infinite one is a word."""
+    return f"{float(value):.3g}"
 
 
 def _target_figures(one: Mapping) -> dict[str, object]:

@@ -42,6 +42,7 @@ _T = TypeVar("_T")
 State = Any
 Metrics = dict[str, float]
 Snapshot = Mapping[str, np.ndarray] | None
+GoesOn = Callable[[int, Mapping[str, State]], bool]
 OnRound = Callable[[int, Mapping[str, State], Metrics], Snapshot | Awaitable[Snapshot]]
 
 
@@ -76,6 +77,7 @@ async def run(
     checkpoint_every: int = 1,
     progress: Progress | None = None,
     on_round: OnRound | None = None,
+    goes_on: GoesOn | None = None,
 ) -> dict[str, State]:
     """Runs all arms up to round `rounds`, or goes on where an earlier run ended.
 
@@ -88,6 +90,9 @@ async def run(
       progress: moved on after each round.
       on_round: called as `on_round(round_num, states, metrics)`, maybe a coroutine
         function. Arrays that it returns are kept; see `load_snapshots`.
+      goes_on: asked as `goes_on(round_num, states)` before each round, with the states
+        before it; the run ends there when the answer is no. It must depend on its
+        arguments alone, so that a resumed run ends where it would have ended.
 
     Returns:
       The final states by arm, leaves as numpy. At once, if the run is complete.
@@ -114,6 +119,8 @@ async def run(
     saved = done
     try:
         for round_num in range(done + 1, rounds + 1):
+            if goes_on is not None and not goes_on(round_num, states):
+                break
             new_states, metrics = await _run_round(arms, states, round_num)
             await _record(directory, log, on_round, round_num, new_states, metrics)
             states, done = new_states, round_num

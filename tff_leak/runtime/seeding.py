@@ -34,6 +34,10 @@ class Role(enum.IntEnum):
     KEY_GUESS = 18
     FIXED_LAYER = 19
     REPRESENTATIVES = 25
+    RECORD_NOISE = 35
+    RECORD_SAMPLING = 36
+    LOCAL_NOISE = 37
+    USER_NOISE = 38
 
 
 def root(seed: int) -> np.ndarray:
