@@ -41,6 +41,11 @@ class DssgdArm:
       accuracy: measures the shared model on data that nobody holds.
       transform: the process's.
       private: the adversaries' initial states, by participant.
+      initial_client_state: makes a participant's state before its first turn; takes
+        what `dssgd.initial_client_state` takes without `training_private`, which is
+        the place for what a training keeps private, such as keys.
+      measure: what else is measured at the end of a round, by metric; the server's and
+        all participants' states are open to it, as to an experimenter after the fact.
     """
 
     process: Any
@@ -51,12 +56,14 @@ class DssgdArm:
     accuracy: Callable[[dssgd.ServerState], float]
     transform: ClientTransform | None = None
     private: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    initial_client_state: Callable[..., dssgd.ClientState] = dssgd.initial_client_state
+    measure: Callable[[ArmState], Mapping[str, float]] | None = None
 
     async def initialize(self) -> ArmState:
         """The state before round 1."""
         server = await self.process.initialize()
         clients = [
-            dssgd.initial_client_state(
+            self.initial_client_state(
                 self.network,
                 server,
                 participant=number,
@@ -82,7 +89,8 @@ class DssgdArm:
           last batch that D took for the target), `generator_steps` and `injected`.
           With differential privacy `epsilon_turn`: the price of one turn, an epoch
           of the paper, and `epsilon_total`: what the participant that has
-          spent the most has spent in all its turns (basic composition).
+          spent the most has spent in all its turns (basic composition). At last those
+          of `measure`.
         """
         server, clients = state.server, list(state.clients)
         cohorts = dssgd.turn_order(
@@ -112,7 +120,10 @@ class DssgdArm:
         metrics["task_accuracy"] = accuracy
         metrics |= _training_metrics(turns) | self._attack_metrics(clients)
         metrics |= _privacy_metrics(turns, clients)
-        return ArmState(server, clients), metrics
+        state = ArmState(server, clients)
+        if self.measure is not None:
+            metrics |= await asyncio.to_thread(self.measure, state)
+        return state, metrics
 
     def _attack_metrics(self, clients: Sequence[dssgd.ClientState]) -> dict:
         """What adversaries noted: read by the experimenter, never by the server."""
