@@ -48,7 +48,8 @@ def _attack_report(
     text, kind = html.verdict(first["pooled"], nouns=nouns)
     which = f"Of {len(attacks)} attacks this verdict is of the first, {_title(first)}."
     opening, *rest = text.split("\n\n")
-    sections = [_comparison(attacks, directory)]
+    sections = [_overview(experiment, evaluation, directory)]
+    sections.append(_comparison(attacks, directory))
     for attack in attacks:
         sections.append(_pictures(experiment, evaluation, attack, directory))
     sections.append(_over_rounds(experiment, evaluation, directory))
@@ -80,6 +81,32 @@ def _attack_facts(
         ("rounds", summary["rounds"]),
         ("seed", summary["seed"]),
     ]
+
+
+def _overview(
+    experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
+) -> html.Section:
+    """The first sample of each attack, as in the paper's figures."""
+    attacks = evaluation.summary["attacks"][:_COLUMNS]
+    images, found, names = [], [], []
+    for attack in attacks:
+        one = attack["targets"][0]
+        kept = evaluation.drawn[attack["arm"]][one["adversary"]][:1]
+        images.append(kept)
+        found.append(_nearest_private(experiment.data, evaluation, one["target"], kept))
+        names.append(f"{len(names) + 1}: {_title(attack)}")
+    drawn = figures.reconstruction_grid(
+        np.concatenate(images),
+        np.concatenate(found),
+        columns=len(images),
+        column_names=[str(number + 1) for number in range(len(names))],
+        window=evaluation.window,
+    )
+    figures.save(drawn, directory.figures / "attack_all.png")
+    caption = f"Nearest private image above each sample. {'; '.join(names)}"
+    text = "The first sample of each attack's generator, not selected."
+    pictures = [(caption, figures.png(drawn))]
+    return html.Section("Every attack", text, figures=pictures, wide=True)
 
 
 def _comparison(
@@ -193,12 +220,19 @@ def _every_picture(experiment: Experiment, evaluation: Evaluation) -> html.Secti
 
 
 def _grid(data: Data, evaluation: Evaluation, target: int, images: np.ndarray) -> Any:
-    victim = data.federation.data[data.federation.victim(target)]
-    private = victim.of_class(target).images
-    found = private[nearest(images, private, window=evaluation.window)[1]]
+    found = _nearest_private(data, evaluation, target, images)
     return figures.reconstruction_grid(
         images, found, columns=len(images), window=evaluation.window
     )
+
+
+def _nearest_private(
+    data: Data, evaluation: Evaluation, target: int, images: np.ndarray
+) -> np.ndarray:
+    """For each image the victim's image of the class that is nearest to it in L1."""
+    victim = data.federation.data[data.federation.victim(target)]
+    private = victim.of_class(target).images
+    return private[nearest(images, private, window=evaluation.window)[1]]
 
 
 def _over_rounds(
