@@ -24,7 +24,7 @@ applications", 2000). Four searches spend an effort on it:
 - ASCENT: gradient ascent on J from the key that it has;
 - EMBEDDINGS: the key is estimated from the fetched model: from the picture that its
   own keys explain least, by fixed-point steps k <- sum of max(0, <k, r_j>)^2 r_j;
-- DRIFT: the same, from what changed between two fetches in place of the embeddings.
+- DRIFT: the same, from what changed since the first fetch in place of the embeddings.
 
 The attack is then that of `client_gan`, aimed at the key that was found.
 """
@@ -54,8 +54,8 @@ class Observation(NamedTuple):
 
     Attributes:
       embeddings: float32 `[m, d]`, of pictures of its own, by the model fetched now.
-      before: float32 `[m, d]`, of the same pictures by the model fetched in its turn
-        before.
+      before: float32 `[m, d]`, of the same pictures by the model fetched in its first
+        turn. From one turn to the next embeddings change little once they are learnt.
       own_keys: float32 `[k, d]`, its own, of its classes and its fakes; k may be 0.
     """
 
@@ -81,7 +81,7 @@ class KeySearch:
       method: where a key is looked for.
       effort: in each turn with a search, 1 or more: random keys, or steps.
       first_turn: turns of the adversary before the search, in which the model learns;
-        1 or more, since the drift needs a fetch before.
+        1 or more, since the drift needs an earlier fetch.
       turns: with a search, 1 or more; after them the key stays.
       probes: pictures of its own that the adversary looks at, 1 or more.
     """
@@ -107,13 +107,13 @@ class SearchState(NamedTuple):
     Attributes:
       attack: of the client GAN; its target is the key found so far.
       own_keys: float32 `[k, d]`, see `Observation`.
-      fetched: float32 `[P]`, the model fetched in its last turn.
+      first: float32 `[P]`, the model fetched in its first turn.
       turn: int32, turns it has had.
     """
 
     attack: client_gan.State
     own_keys: tf.Tensor
-    fetched: tf.Tensor
+    first: tf.Tensor
     turn: tf.Tensor
 
     @property
@@ -145,7 +145,7 @@ def observe(
     Args:
       network: the embedding, from `key_embedding`.
       fetched: float32 `[P]`, the model fetched now.
-      before: float32 `[P]`, the one fetched in the turn before.
+      before: float32 `[P]`, the one fetched in the first turn.
       constants: `Weights.statistics`, the same for all participants.
       pictures: float32 `[m, H, W, C]` in [-1, 1], the adversary's own.
       own_keys: float32 `[k, d]`, the adversary's own.
@@ -220,7 +220,7 @@ def initial_search_state(
     return SearchState(
         attack=attack,
         own_keys=tf.convert_to_tensor(own_keys, tf.float32),
-        fetched=tf.zeros([num_parameters]),
+        first=tf.zeros([num_parameters]),
         turn=tf.constant(0, tf.int32),
     )
 
@@ -251,6 +251,7 @@ def build_key_search(
 
     def apply(state: SearchState, download: Download, data: LocalData, seed: tf.Tensor):
         fetched = download.parameters[: network.num_parameters]
+        first = tf.where(state.turn > 0, state.first, fetched)
         searching = (state.turn >= search.first_turn) & (
             state.turn < search.first_turn + search.turns
         )
@@ -260,7 +261,7 @@ def build_key_search(
             observed = observe(
                 network,
                 fetched,
-                state.fetched,
+                first,
                 download.statistics,
                 pictures,
                 state.own_keys,
@@ -273,7 +274,7 @@ def build_key_search(
         key = tf.cond(searching, find, lambda: state.target)
         inner = state.attack._replace(target=key)
         inner, data = attack.apply(inner, download, data, seed)
-        return SearchState(inner, state.own_keys, fetched, state.turn + 1), data
+        return SearchState(inner, state.own_keys, first, state.turn + 1), data
 
     keys = tf.TensorSpec([num_keys, *network.output_shape])
     parameters = tf.TensorSpec([network.num_parameters])
