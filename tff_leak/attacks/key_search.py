@@ -187,10 +187,13 @@ def search_key(
       float32 `[d]` of length 1. With RANDOM never one of a smaller contrast than the
       guess; the estimates start anew from what is observed.
     """
-    seen = observed.embeddings
+    seen, known = observed.embeddings, observed.own_keys
     if search.method is SearchMethod.DRIFT:
-        seen = observed.embeddings - observed.before
-    left = residuals(seen, observed.own_keys)
+        # Where all pictures were at first they all leave: that is no key's direction.
+        start = tf.reduce_mean(observed.before, axis=0, keepdims=True)
+        seen -= observed.before
+        known = tf.concat([known, start], axis=0)
+    left = residuals(seen, known)
     if search.method is SearchMethod.RANDOM:
         return _best_of_random(search.effort, left, guess, seed)
     step = _fixed_point_step
