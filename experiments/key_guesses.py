@@ -52,8 +52,23 @@ class Guess:
         return self.kind in (GuessKind.KNOWN, GuessKind.DISTANCE)
 
 
-def parse_guesses(texts: Sequence[str]) -> list[Guess]:
+@dataclasses.dataclass(frozen=True)
+class SearchTurns:
+    """When searches look, and at how much; see `KeySearch`."""
+
+    first_turn: int = KeySearch.first_turn
+    turns: int = KeySearch.turns
+    probes: int = KeySearch.probes
+
+
+def parse_guesses(
+    texts: Sequence[str], turns: SearchTurns | None = None
+) -> list[Guess]:
     """Reads guesses: `known`, `random`, a distance, or a method of search and effort.
+
+    Args:
+      texts: one a guess.
+      turns: of all searches; None is the defaults.
 
     Raises:
       InputError: for any other text, or one that stands twice.
@@ -63,7 +78,7 @@ def parse_guesses(texts: Sequence[str]) -> list[Guess]:
             raise InputError(
                 f"--guesses has {text!r} twice: expected each once; remove one"
             )
-    return [_parse(text) for text in texts]
+    return [_parse(text, turns or SearchTurns()) for text in texts]
 
 
 def first_key(
@@ -96,13 +111,15 @@ def first_key(
     return draw_keys(1, len(true_key), tf.constant(stream), distribution).numpy()[0]
 
 
-def _parse(text: str) -> Guess:
+def _parse(text: str, turns: SearchTurns) -> Guess:
     if text in (KNOWN, RANDOM):
         return Guess(text, GuessKind(text))
     method, colon, effort = text.partition(":")
     methods = [method.value for method in SearchMethod]
     if colon and method in methods and effort.isdecimal():
-        search = KeySearch(SearchMethod(method), int(effort))
+        search = KeySearch(
+            SearchMethod(method), int(effort), **dataclasses.asdict(turns)
+        )
         return Guess(text, GuessKind.SEARCH, search=search)
     try:
         distance = float(text)

@@ -165,7 +165,7 @@ def _evaluate_attacks(
             continue
         figures = _score(data, arm, drawn, judge, window, settings.seed)
         attacks.append(
-            _description(arm, states[name], data)
+            _description(arm, states[name], experiment)
             | {
                 "task_accuracy": arm.evaluator.accuracy(states[name].server),
                 **arm.evaluator.measure(states[name]),
@@ -183,22 +183,26 @@ def _evaluate_attacks(
     return Evaluation({**summary, **more}, window, drawn)
 
 
-def _description(arm: KeyArm, state: ArmState, data: Data) -> dict[str, Any]:
+def _description(
+    arm: KeyArm, state: ArmState, experiment: Experiment
+) -> dict[str, Any]:
     """What an adversary did for its key, and how near it came to one."""
-    guess = arm.guess
-    federation = data.federation
+    guess, federation = arm.guess, experiment.data.federation
     final = [
         only_row(state.clients[number].private).target
         for number in federation.adversaries
     ]
-    search = guess.search
+    effort = None
+    if guess.search is not None:
+        left = max(experiment.settings.rounds - guess.search.first_turn, 0)
+        effort = guess.search.effort * min(guess.search.turns, left)
     return {
         "arm": arm.name,
         "dimension": arm.dimension,
         "guess": guess.name,
         "kind": guess.kind.value,
         "distance": guess.distance,
-        "effort": search.effort * search.turns if search else None,
+        "effort": effort,
         "overlap": [
             {"adversary": number}
             | overlap(np.asarray(key), arm.evaluator.tables, federation.adversaries)

@@ -14,7 +14,6 @@ What is measured is the study; the arms of a run follow from it:
 
 import dataclasses
 import enum
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -462,10 +461,21 @@ def _check(settings: Settings, federation: Federation) -> None:
             "--adversaries or --guesses is empty with --study=attack: expected a "
             "participant that attacks and a guess of its key; name one"
         )
-    searching = any(guess.search for guess in settings.guesses)
-    for number, _ in itertools.product(federation.adversaries, [0] * searching):
+    for guess in settings.guesses:
+        if guess.search is not None:
+            _check_search(guess, settings.rounds, federation)
+
+
+def _check_search(guess: Guess, rounds: int, federation: Federation) -> None:
+    if guess.search.first_turn >= rounds:
+        raise InputError(
+            f"first_turn is {guess.search.first_turn} with --rounds={rounds} and "
+            f"{guess.name!r} among --guesses: expected it below the rounds, or there "
+            "is no search; correct --search"
+        )
+    for number in federation.adversaries:
         if not len(federation.data[number]):
             raise InputError(
-                f"adversary {number} has no data, but --guesses has a search: expected "
-                "pictures to look at; give it classes"
+                f"adversary {number} has no data, but --guesses has {guess.name!r}: "
+                "expected pictures to look at; give it classes"
             )

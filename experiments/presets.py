@@ -19,6 +19,7 @@ from typing import Any
 from experiments import client_gan_program
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
+from experiments.key_guesses import SearchTurns
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.attacks.model_inversion import ModelInversion
@@ -44,6 +45,7 @@ _SETTINGS = {
     "sparse_vector": SparseVector,
     "keys": KeySettings,
     "geometry": Geometry,
+    "search": SearchTurns,
 }
 # Of the binaries whose flag of that name sets something else.
 _OTHER_SETTINGS = {("key_protected", "training"): KeyTraining}

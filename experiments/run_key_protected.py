@@ -22,7 +22,7 @@ from experiments import (
 from experiments.federation import build_federation, integers
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
-from experiments.key_guesses import parse_guesses
+from experiments.key_guesses import SearchTurns, parse_guesses
 from experiments.key_protected_program import FIXED_ATTACK_FIELDS, Study
 from experiments.run_clock import RunClock
 from experiments.settings import parse, plain
@@ -75,6 +75,9 @@ _GUESSES = flags.DEFINE_list(
     ["known", "random"],
     "Of the target's key: known, random, a distance from it, or a search and its "
     "effort in a turn: best:N, ascent:N, embeddings:N, drift:N.",
+)
+_SEARCH = flags.DEFINE_string(
+    "search", "", "Overrides of SearchTurns, of all searches, e.g. first_turn=10."
 )
 _CONTROLS = flags.DEFINE_bool("controls", True, "Whether attacks have controls.")
 _KEYS = flags.DEFINE_string(
@@ -160,13 +163,17 @@ def _settings() -> key_protected_program.Settings:
         dimensions=dimensions,
         keys=build(KeySettings, _KEYS),
         training=build(KeyTraining, _TRAINING),
-        guesses=parse_guesses(_GUESSES.value),
+        guesses=parse_guesses(_GUESSES.value, _search()),
         controls=_CONTROLS.value,
         attack=attack,
         generator=build(client_gan_program.GeneratorSettings, _GENERATOR),
         geometry=build(Geometry, _GEOMETRY),
         snapshot_every=_SNAPSHOT_EVERY.value,
     )
+
+
+def _search() -> SearchTurns:
+    return SearchTurns(**parse(SearchTurns, _SEARCH.value, flag=_SEARCH.name))
 
 
 def _data(seed: int) -> key_protected_program.Data:
@@ -203,6 +210,7 @@ def _config(settings: key_protected_program.Settings, threads: int) -> dict:
         "targets": integers(_TARGETS),
         "dimensions": list(settings.dimensions),
         "guesses": [guess.name for guess in settings.guesses],
+        "search": plain(_search()),
         "controls": settings.controls,
         "keys": plain(settings.keys),
         "training": plain(settings.training),

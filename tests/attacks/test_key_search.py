@@ -83,6 +83,18 @@ def test_a_step_of_ascent_follows_the_gradient_of_the_contrast():
     np.testing.assert_allclose(key_search._ascent_step(key, left), expected, atol=1e-6)
 
 
+def test_composites_are_halves_of_two_pictures():
+    pictures = tf.reshape(tf.range(3.0), [3, 1, 1, 1]) + tf.zeros([3, 4, 2, 1])
+    made = key_search.composites(pictures, 40, SEED).numpy()
+    assert made.shape == (40, 4, 2, 1)
+    for picture in made:
+        assert len(set(picture[:2].ravel())) == len(set(picture[2:].ravel())) == 1
+    pairs = {(picture[0, 0, 0], picture[3, 0, 0]) for picture in made}
+    # All of 9 pairs but for one missed with a probability below 9 (8/9)^40 = .081;
+    # the seed is fixed.
+    assert len(pairs) >= 8
+
+
 class TestSearch:
     @pytest.mark.parametrize(
         "method", [SearchMethod.ASCENT, SearchMethod.EMBEDDINGS, SearchMethod.DRIFT]

@@ -32,7 +32,7 @@ from experiments.key_federation import (
     overlap,
 )
 from experiments.key_geometry_arm import Geometry
-from experiments.key_guesses import GuessKind, first_key, parse_guesses
+from experiments.key_guesses import GuessKind, SearchTurns, first_key, parse_guesses
 from experiments.run_clock import RunClock
 from tff_leak.attacks.key_search import SearchMethod
 from tff_leak.data import partition, sources
@@ -58,7 +58,9 @@ def _settings(**changes):
         "dimensions": [8],
         "keys": KeySettings(fixed_from=16, hidden=8),
         "training": KeyTraining(),
-        "guesses": parse_guesses(["known", "1.0", "drift:2"]),
+        "guesses": parse_guesses(
+            ["known", "1.0", "drift:2"], SearchTurns(first_turn=1)
+        ),
         "controls": True,
         "attack": {"generator_steps": 1, "fakes_per_turn": 8, "batch_size": 8},
         "generator": GeneratorSettings(base_filters=2),
@@ -114,6 +116,9 @@ def _finish(experiment, path):
     return states, found
 
 
+KEY = np.eye(8, dtype=np.float32)[0]
+
+
 class TestGuesses:
     KEY = np.array([0.6, 0.8, 0.0, 0.0], np.float32)
 
@@ -133,7 +138,8 @@ class TestGuesses:
         assert np.any(self._first("random") != self._first("random", adversary=2))
 
     def test_a_search_has_its_effort(self):
-        (guess,) = parse_guesses(["best:40"])
+        (guess,) = parse_guesses(["best:40"], SearchTurns(first_turn=9))
+        assert guess.search.first_turn == 9
         assert guess.kind is GuessKind.SEARCH and not guess.aimed
         assert guess.search.method is SearchMethod.RANDOM
         assert guess.search.effort == 40
@@ -225,6 +231,10 @@ class TestArms:
             ({"guesses": []}, "--guesses is empty"),
             ({"study": program.Study.ACCURACY}, "expected honest participants"),
             ({"attack": {"generator_steps": 0}}, "generator_steps is 0"),
+            (
+                {"guesses": parse_guesses(["drift:2"])},
+                "first_turn is 4 with --rounds=2",
+            ),
         ],
     )
     def test_contradictions_are_refused(self, changes, message):
@@ -234,7 +244,7 @@ class TestArms:
     def test_a_search_needs_pictures(self):
         data = _data(participants="0-1;none")
         with pytest.raises(InputError, match="adversary 1 has no data"):
-            guesses = parse_guesses(["drift:2"])
+            guesses = parse_guesses(["drift:2"], SearchTurns(first_turn=1))
             program.build_experiment(_settings(guesses=guesses), data)
 
 
@@ -285,6 +295,12 @@ class TestAttack:
         # At distance 1 the product is .5 with the key aimed at, and no less with the
         # nearest of all.
         assert 0.5 - 1e-5 <= products[1] < 0.99
+        efforts = [attack["effort"] for attack in summary["attacks"]]
+        assert efforts == [None, None, 2]
+        begin = _settings().guesses[2]
+        begin = first_key(begin, KEY, KeyDistribution.UNIFORM, seed=0, adversary=1)
+        [found] = states["drift_2_d8"].clients[1].private.attack.target
+        assert np.any(found != begin)
         for attack in summary["attacks"]:
             [note] = states[attack["arm"]].clients[1].private.last_turn.injected
             assert note == 8
@@ -335,7 +351,8 @@ class TestAttack:
 
     def test_a_run_goes_on_with_the_same_bits(self, finished, tmp_path):
         states = finished[2]
-        settings = _settings(guesses=parse_guesses(["drift:2"]), controls=False)
+        guesses = parse_guesses(["drift:2"], SearchTurns(first_turn=1))
+        settings = _settings(guesses=guesses, controls=False)
         experiment = program.build_experiment(settings, _data())
         for rounds in (1, 2):
             experiment = dataclasses.replace(

@@ -7,7 +7,11 @@ away from it. So the embeddings of whatever pictures an adversary has, and how t
 move from one fetch to the next, carry something of keys that it was never given.
 
 What it goes by is an `Observation`, made of the models that it fetched, its own
-pictures and its own keys, and of nothing else. What its own keys explain is taken out:
+pictures and its own keys, and of nothing else. It looks at the upper half of one of its
+pictures above the lower half of another: pictures of none of its classes, which the
+model has to put somewhere. (Digits, d = 1024, 40 rounds, two seeds: from such pictures
+a victim's key was estimated to a product of .53 and .58, from its pictures as they are
+to .27 and .26.) What its own keys explain is taken out:
 
     r_j = e_j - (the part of e_j in the span of its own keys),   j = 1..m.
 
@@ -22,8 +26,9 @@ applications", 2000). Four searches spend an effort on it:
 
 - RANDOM: the best of many random keys;
 - ASCENT: gradient ascent on J from the key that it has;
-- EMBEDDINGS: the key is estimated from the fetched model: from the picture that its
-  own keys explain least, by fixed-point steps k <- sum of max(0, <k, r_j>)^2 r_j;
+- EMBEDDINGS: the key is estimated from the fetched model: in the first turn of the
+  search from the picture that its own keys explain least, later from the key that it
+  has, by fixed-point steps k <- sum of max(0, <k, r_j>)^2 r_j;
 - DRIFT: the same, from what changed since the first fetch in place of the embeddings.
 
 The attack is then that of `client_gan`, aimed at the key that was found.
@@ -83,13 +88,13 @@ class KeySearch:
       first_turn: turns of the adversary before the search, in which the model learns;
         1 or more, since the drift needs an earlier fetch.
       turns: with a search, 1 or more; after them the key stays.
-      probes: pictures of its own that the adversary looks at, 1 or more.
+      probes: pictures that the adversary makes of its own and looks at, 1 or more.
     """
 
     method: SearchMethod
     effort: int
     first_turn: int = 4
-    turns: int = 4
+    turns: int = 100
     probes: int = 256
 
     def __post_init__(self):
@@ -158,6 +163,25 @@ def observe(
     return Observation(embed(fetched), embed(before), own_keys)
 
 
+def composites(pictures: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
+    """Upper halves of some pictures above lower halves of others.
+
+    Args:
+      pictures: `[n, H, W, C]`, n at least 1.
+      count: of composites.
+      seed: int32 `[2]`.
+
+    Returns:
+      `[count, H, W, C]`; both halves are drawn with replacement.
+    """
+    most = tf.shape(pictures)[0]
+    chosen = tf.random.stateless_uniform([2, count], seed, 0, most, tf.int32)
+    middle = pictures.shape[1] // 2
+    upper = tf.gather(pictures[:, :middle], chosen[0])
+    lower = tf.gather(pictures[:, middle:], chosen[1])
+    return tf.concat([upper, lower], axis=1)
+
+
 def residuals(vectors: tf.Tensor, own_keys: tf.Tensor) -> tf.Tensor:
     """What the span of the own keys `[k, d]` leaves of vectors `[m, d]`."""
     if own_keys.shape[0] == 0:
@@ -173,7 +197,12 @@ def contrast(keys: tf.Tensor, left: tf.Tensor) -> tf.Tensor:
 
 
 def search_key(
-    search: KeySearch, observed: Observation, guess: tf.Tensor, seed: tf.Tensor
+    search: KeySearch,
+    observed: Observation,
+    guess: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    first: bool | tf.Tensor = True,
 ) -> tf.Tensor:
     """Spends the effort of one turn on a better key.
 
@@ -182,10 +211,12 @@ def search_key(
       observed: what the adversary sees.
       guess: float32 `[d]` of length 1, the key that it has.
       seed: int32 `[2]`, of this turn.
+      first: whether this is the first turn of the search, in which estimates start
+        from what is observed and not from the guess.
 
     Returns:
       float32 `[d]` of length 1. With RANDOM never one of a smaller contrast than the
-      guess; the estimates start anew from what is observed.
+      guess.
     """
     seen, known = observed.embeddings, observed.own_keys
     if search.method is SearchMethod.DRIFT:
@@ -200,8 +231,8 @@ def search_key(
     if search.method is SearchMethod.ASCENT:
         step = _ascent_step
     else:
-        guess = left[tf.argmax(tf.norm(left, axis=1))]
-        guess = tf.math.l2_normalize(guess)
+        least_explained = left[tf.argmax(tf.norm(left, axis=1))]
+        guess = tf.where(first, tf.math.l2_normalize(least_explained), guess)
     _, guess = tf.while_loop(
         lambda index, _: index < search.effort,
         lambda index, key: (index + 1, step(key, left)),
@@ -260,7 +291,8 @@ def build_key_search(
         )
 
         def find():
-            pictures = _spread(data.inputs, search.probes)
+            own_seed = derive(seed, Role.KEY_SEARCH)
+            pictures = composites(data.inputs, search.probes, own_seed)
             observed = observe(
                 network,
                 fetched,
@@ -270,7 +302,11 @@ def build_key_search(
                 state.own_keys,
             )
             found = search_key(
-                search, observed, state.target, derive(seed, Role.KEY_SEARCH)
+                search,
+                observed,
+                state.target,
+                own_seed,
+                first=state.turn == search.first_turn,
             )
             return tf.ensure_shape(found, target.shape)
 
@@ -327,10 +363,3 @@ def _weighted_sum(key: tf.Tensor, left: tf.Tensor) -> tf.Tensor:
     """A third of m times the gradient of J at a key `[d]`."""
     weights = tf.nn.relu(tf.linalg.matvec(left, key)) ** 2
     return tf.linalg.matvec(left, weights, transpose_a=True)
-
-
-def _spread(pictures: tf.Tensor, most: int) -> tf.Tensor:
-    """At most so many pictures, evenly spread, so that all classes are among them."""
-    count = tf.shape(pictures)[0]
-    taken = tf.minimum(count, most)
-    return tf.gather(pictures, tf.range(taken) * count // tf.maximum(taken, 1))
