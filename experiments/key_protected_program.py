@@ -15,7 +15,7 @@ What is measured is the study; the arms of a run follow from it:
 import dataclasses
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +40,11 @@ from experiments.key_guesses import Guess, GuessKind, first_key
 from experiments.networks import papers_networks
 from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import ClientTransform, only_row
-from tff_leak.attacks.key_search import build_key_search, initial_search_state
+from tff_leak.attacks.key_search import (
+    KeySearch,
+    build_key_search,
+    initial_search_state,
+)
 from tff_leak.data.sources import Examples, Source
 from tff_leak.defences.key_protection import KeyDistribution, KeyTraining
 from tff_leak.errors import InputError
@@ -258,82 +262,97 @@ def _honest_arm(settings: Settings, data: Data, dimension: int) -> Iterator[KeyA
     yield KeyArm(f"d{dimension}", dimension, arm, evaluator)
 
 
-def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[KeyArm]:
-    """The arms of one dimension: each guess, and behind it its control if it has one.
+class _Planned(NamedTuple):
+    """An arm of an attack: its name, its guess, and its control's name or None."""
+
+    name: str
+    guess: Guess
+    control: str | None
+    is_control: bool
+
+
+def _plan(settings: Settings, dimension: int) -> list[_Planned]:
+    """The arms of one dimension: each guess, before it its control if it has one.
 
     What is aimed at a key has one control in common, the first one's. Each guess
-    without a target has its own, since a search does in it what it does.
+    without a target has its own, in which it searches as it does.
     """
+    planned = []
+    aimed_control = None
+    for guess in settings.guesses:
+        name = f"{guess.name.replace(':', '_')}_d{dimension}"
+        control = aimed_control if guess.aimed else None
+        if settings.controls and control is None:
+            control = f"control_{name}"
+            planned.append(_Planned(control, guess, None, True))
+        if guess.aimed:
+            aimed_control = control
+        planned.append(_Planned(name, guess, control, False))
+    return planned
+
+
+def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[KeyArm]:
+    """The arms of one dimension; guesses that search alike share a process."""
     network = build_embedding(data.source, dimension, settings.keys, settings.seed)
     tables = _tables(settings, data.federation, dimension)
     gan = _build_gan(settings, data, dimension)
-    build = _ProcessBuilder(settings, network, gan, data.federation, tables)
     evaluator = _evaluator(network, tables, data)
-    control = None
-    for guess in settings.guesses:
-        transform, process = build(guess)
-        common = {
-            "transform": transform,
-            "private": _private(settings, gan, network, data.federation, tables, guess),
-        }
-        name = _arm_name(guess.name, dimension)
-        new_control = settings.controls and not (guess.aimed and control)
-        if new_control:
-            own_control = f"control_{name}"
-            federation = _control_federation(data.federation, aimed=guess.aimed)
-            arm = _dssgd_arm(
-                process, network, federation, tables, evaluator, settings, **common
+    built: dict[KeySearch | None, tuple[ClientTransform, Any]] = {}
+    for planned in _plan(settings, dimension):
+        guess, federation = planned.guess, data.federation
+        if guess.search not in built:
+            transform = _transform(gan, network, federation, tables, guess)
+            process = build_key_protected(
+                network,
+                training=settings.training,
+                transform=transform,
+                seed=settings.seed,
             )
-            yield KeyArm(
-                own_control, dimension, arm, evaluator, guess, gan, is_control=True
-            )
-            control = own_control if guess.aimed else control
+            built[guess.search] = transform, process
+        transform, process = built[guess.search]
+        private = _private(settings, gan, network, federation, tables, guess)
+        if planned.is_control:
+            federation = _control_federation(federation, aimed=guess.aimed)
         arm = _dssgd_arm(
-            process, network, data.federation, tables, evaluator, settings, **common
+            process,
+            network,
+            federation,
+            tables,
+            evaluator,
+            settings,
+            transform=transform,
+            private=private,
         )
-        used = own_control if new_control else control
         yield KeyArm(
-            name,
+            planned.name,
             dimension,
             arm,
             evaluator,
             guess,
             gan,
-            used if settings.controls else None,
+            planned.control,
+            planned.is_control,
         )
 
 
-class _ProcessBuilder:
-    """Builds processes; guesses that search alike share one, which is traced once."""
-
-    def __init__(self, settings, network, gan, federation, tables):
-        self._settings, self._network = settings, network
-        self._plain = client_gan.build_client_gan(gan, network)
-        self._num_keys = {len(tables[n].rows) for n in federation.adversaries}
-        self._built: dict[Any, tuple[ClientTransform, Any]] = {}
-
-    def __call__(self, guess: Guess) -> tuple[ClientTransform, Any]:
-        if guess.search not in self._built:
-            transform = self._plain
-            if guess.search is not None:
-                if len(self._num_keys) > 1:
-                    raise InputError(
-                        f"--guesses has {guess.name!r} with adversaries of different "
-                        "numbers of classes: expected as many classes for each; "
-                        "correct --participants"
-                    )
-                (num_keys,) = self._num_keys
-                transform = build_key_search(
-                    guess.search, transform, self._network, num_keys
-                )
-            process = build_key_protected(
-                self._network,
-                training=self._settings.training,
-                transform=transform,
-                seed=self._settings.seed,
-            )
-            self._built[guess.search] = transform, process
-        return self._built[guess.search]
+def _transform(
+    gan: client_gan.ClientGan,
+    network: Network,
+    federation: Federation,
+    tables: Sequence[KeyTable],
+    guess: Guess,
+) -> ClientTransform:
+    """What adversaries with this guess do with their turns."""
+    transform = client_gan.build_client_gan(gan, network)
+    if guess.search is None:
+        return transform
+    num_keys = {len(tables[number].rows) for number in federation.adversaries}
+    if len(num_keys) > 1:
+        raise InputError(
+            f"--guesses has {guess.name!r} with adversaries of different numbers of "
+            "classes: expected as many classes for each; correct --participants"
+        )
+    return build_key_search(guess.search, transform, network, num_keys.pop())
 
 
 def _private(
@@ -427,10 +446,6 @@ def _control_federation(federation: Federation, *, aimed: bool) -> Federation:
     everything = tuple(honest_classes(federation))
     emptied = dataclasses.replace(federation, targets=everything).without_targets()
     return dataclasses.replace(emptied, targets=federation.targets)
-
-
-def _arm_name(guess: str, dimension: int) -> str:
-    return f"{guess.replace(':', '_')}_d{dimension}"
 
 
 def _check_dimensions(dimensions: Sequence[int]) -> None:

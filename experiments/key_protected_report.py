@@ -268,6 +268,37 @@ def _accuracy_report(
     experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
 ) -> html.Report:
     found = evaluation.summary["accuracy"]
+    pictures = _accuracy_curves(experiment, directory)
+    text = (
+        "Mean participant accuracy: of each participant's model right after its turn, "
+        "on held-out images of all classes, over all keys (Eq. 4), which are released "
+        "to this evaluator alone. Own keys: on a participant's own classes."
+    )
+    best = max(found, key=lambda one: one["participant_accuracy"])
+    verdict = (
+        f"Mean participant accuracy {best['participant_accuracy']:.4f} at d = "
+        f"{best['dimension']}, the best of {len(found)} key sizes. There is no attack "
+        "in this run."
+    )
+    return html.Report(
+        title=f"Accuracy with class keys on {_name(experiment.data)}",
+        verdict=verdict,
+        verdict_good="undefined",
+        facts=[(name, evaluation.summary[name]) for name in ("rounds", "seed")],
+        sections=[
+            html.Section(
+                "Accuracy", text, figures=pictures, tables=[_accuracy_table(found)]
+            ),
+            _scores_section(found),
+        ],
+        configuration=directory.config,
+    )
+
+
+def _accuracy_curves(
+    experiment: Experiment, directory: RunDirectory
+) -> list[tuple[str, bytes]]:
+    """Figure 2, and the same over own keys: a curve a key size."""
     rows = metrics_rows(directory)
     rounds = [int(row["round"]) for row in rows]
     arms = experiment.federations
@@ -287,30 +318,7 @@ def _accuracy_report(
         drawn = figures.curves(series, label, xlabel="epoch")
         figures.save(drawn, directory.figures / f"{name}.png")
         pictures.append((label, figures.png(drawn)))
-    text = (
-        "Mean participant accuracy: of each participant's model right after its turn, "
-        "on held-out images of all classes, over all keys (Eq. 4), which are released "
-        "to this evaluator alone. Own keys: on a participant's own classes."
-    )
-    best = max(found, key=lambda one: one["participant_accuracy"])
-    verdict = (
-        f"Mean participant accuracy {best['participant_accuracy']:.4f} at d = "
-        f"{best['dimension']}, the best of {len(found)} key sizes. There is no attack "
-        "in this run."
-    )
-    return html.Report(
-        title=f"Accuracy with class keys on {_name(experiment.data)}",
-        verdict=verdict,
-        verdict_good="undefined",
-        facts=[("rounds", rounds[-1]), ("seed", evaluation.summary["seed"])],
-        sections=[
-            html.Section(
-                "Accuracy", text, figures=pictures, tables=[_accuracy_table(found)]
-            ),
-            _scores_section(found),
-        ],
-        configuration=directory.config,
-    )
+    return pictures
 
 
 def _accuracy_table(found: Sequence[Mapping[str, Any]]) -> tuple:

@@ -233,7 +233,7 @@ class TestArms:
             ({"attack": {"generator_steps": 0}}, "generator_steps is 0"),
             (
                 {"guesses": parse_guesses(["drift:2"])},
-                "first_turn is 4 with --rounds=2",
+                "first_turn is 20 with --rounds=2",
             ),
         ],
     )
