@@ -150,17 +150,18 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
 
 def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
     """One attack on one target; without a target on the class that it shows best."""
-    largest = attack["largest"] or {"attack": {}, "control": {}}
     row = {
         "seed": summary["seed"],
         "guess": attack["guess"],
         "d": attack["dimension"],
     } | _target_figures(one)
-    row["recovered, largest of classes"] = largest["attack"].get("recovered", "")
-    control = largest["control"]
-    row["control's, largest"] = (
-        "not run" if control is None else control.get("recovered", "")
-    )
+    largest = attack["largest"] or {"attack": {}, "control": {}}
+    columns = {"recovered": "recovered", "judge share": "judge_share_largest"}
+    for text, key in columns.items():
+        for owner, kind in (("", "attack"), ("control's ", "control")):
+            figures = largest[kind]
+            found = "not run" if figures is None else figures.get(key, "")
+            row[f"{owner}{text}, largest of classes"] = found
     return row | {
         "product with nearest key": max(o["product"] for o in attack["overlap"]),
         "accuracy, all keys": attack["task_accuracy"],
