@@ -43,6 +43,11 @@ class DssgdArm:
       private: the adversaries' initial states, by participant.
       spending: epsilon of the most exposed participant after so many turns of each,
         where the process itself does not state its price.
+      initial_client_state: makes a participant's state before its first turn; takes
+        what `dssgd.initial_client_state` takes without `training_private`, which is
+        the place for what a training keeps private, such as keys.
+      measure: what else is measured at the end of a round, by metric; the server's and
+        all participants' states are open to it, as to an experimenter after the fact.
     """
 
     process: Any
@@ -54,12 +59,14 @@ class DssgdArm:
     transform: ClientTransform | None = None
     private: Mapping[int, Any] = dataclasses.field(default_factory=dict)
     spending: Callable[[Sequence[int]], float] | None = None
+    initial_client_state: Callable[..., dssgd.ClientState] = dssgd.initial_client_state
+    measure: Callable[[ArmState], Mapping[str, float]] | None = None
 
     async def initialize(self) -> ArmState:
         """The state before round 1."""
         server = await self.process.initialize()
         clients = [
-            dssgd.initial_client_state(
+            self.initial_client_state(
                 self.network,
                 server,
                 participant=number,
@@ -86,7 +93,7 @@ class DssgdArm:
           With differential privacy `epsilon_turn`: the price of one turn, an epoch
           of the paper, and `epsilon_total`: what the participant that has
           spent the most has spent in all its turns (`spending`, or by basic
-          composition what the process states).
+          composition what the process states). At last those of `measure`.
         """
         server, clients = state.server, list(state.clients)
         cohorts = dssgd.turn_order(
@@ -116,7 +123,10 @@ class DssgdArm:
         metrics["task_accuracy"] = accuracy
         metrics |= _training_metrics(turns) | self._attack_metrics(clients)
         metrics |= _privacy_metrics(turns, clients, self.spending)
-        return ArmState(server, clients), metrics
+        state = ArmState(server, clients)
+        if self.measure is not None:
+            metrics |= await asyncio.to_thread(self.measure, state)
+        return state, metrics
 
     def _attack_metrics(self, clients: Sequence[dssgd.ClientState]) -> dict:
         """What adversaries noted: read by the experimenter, never by the server."""

@@ -7,6 +7,7 @@ privacy, is another experiment.
 # Their sources are read for the defaults of flags.
 # bazel: dep = experiments.run_client_gan
 # bazel: dep = experiments.run_dssgd
+# bazel: dep = experiments.run_key_protected
 # bazel: dep = experiments.run_model_inversion
 
 import ast
@@ -16,9 +17,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments import client_gan_program
+from experiments.key_federation import KeySettings
+from experiments.key_geometry_arm import Geometry
+from experiments.key_guesses import SearchTurns
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.attacks.model_inversion import ModelInversion
+from tff_leak.defences.key_protection import KeyTraining
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
@@ -28,6 +33,7 @@ CONFIGS = pathlib.Path(__file__).parent / "configs"
 BINARIES = {
     "client_gan": "run_client_gan",
     "dssgd": "run_dssgd",
+    "key_protected": "run_key_protected",
     "model_inversion": "run_model_inversion",
 }
 """By `config.json`'s experiment."""
@@ -39,9 +45,14 @@ _SETTINGS = {
     "inversion": ModelInversion,
     "sparse_vector": SparseVector,
     "record_dp": RecordLevelDp,
+    "keys": KeySettings,
+    "geometry": Geometry,
+    "search": SearchTurns,
 }
 # Without a value there is no such part.
 _OPTIONAL = {"sparse_vector", "record_dp"}
+# Of the binaries whose flag of that name sets something else.
+_OTHER_SETTINGS = {("key_protected", "training"): KeyTraining}
 # What a run may choose without being another experiment.
 _FREE = {"output_dir", "data_dir", "seed", "threads"}
 
@@ -100,7 +111,8 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
         if name in _FREE:
             continue
         if name in _SETTINGS or name == "attack":
-            found += _settings_differences(name, value or "", config.get(name))
+            cls = settings_of(config["experiment"], name)
+            found += _settings_differences(cls, name, value or "", config.get(name))
         elif name == "arms":
             if not set(_text(value).split(",")) <= set(config["arms"]):
                 found.append(f"arms={_text(config['arms'])}, expected {_text(value)}")
@@ -109,7 +121,14 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _settings_differences(name: str, text: str, found: Any) -> list[str]:
+def settings_of(experiment: str, flag: str) -> type | None:
+    """Returns the dataclass whose fields a flag sets; None for any other flag."""
+    return _OTHER_SETTINGS.get((experiment, flag), _SETTINGS.get(flag))
+
+
+def _settings_differences(
+    cls: type | None, name: str, text: str, found: Any
+) -> list[str]:
     """Of one flag that sets the fields of a dataclass."""
     if name in _OPTIONAL and not text:
         return [] if not found else [f"{name}={found}, expected none"]
@@ -118,7 +137,7 @@ def _settings_differences(name: str, text: str, found: Any) -> list[str]:
         given = parse(ClientGan, text, flag=name, given=fixed)
         expected = client_gan_program.attack_config(given)
     else:
-        expected = plain(_SETTINGS[name](**parse(_SETTINGS[name], text, flag=name)))
+        expected = plain(cls(**parse(cls, text, flag=name)))
     found = found or {}
     # A field that a run does not know is younger than the run, which had its default.
     return [
@@ -130,6 +149,8 @@ def _settings_differences(name: str, text: str, found: Any) -> list[str]:
 
 def _same(value: object, wanted: object) -> bool:
     """Whether a value of `config.json` is what a flag has or its text says."""
+    if isinstance(value, bool):
+        return _text(value).lower() == _text(wanted).lower()
     if isinstance(value, float) and not isinstance(wanted, bool | None):
         return value == float(wanted)
     return _text(value) == _text(wanted)

@@ -22,6 +22,16 @@ _PRESET = flags.DEFINE_string(
 )
 _DOCS = flags.DEFINE_string("docs", "docs", "The documentation's folder.")
 
+# What a run of `run_key_protected` is about, where it has it.
+_CURVES = (
+    "participant_accuracy",
+    "largest",
+    "score_mean",
+    "other_largest",
+    "recovered_distance",
+    "recovered_effort",
+)
+
 
 def main(argv: list[str]) -> None:
     """Copies summaries and pictures, then renders the page."""
@@ -50,7 +60,8 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         )
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     _check_is_preset(run, config, path)
-    if config["experiment"] == "client_gan" and "targets" not in presets.read(path):
+    aimed = config["experiment"] in ("client_gan", "key_protected")
+    if aimed and config["targets"] and "targets" not in presets.read(path):
         # What a preset leaves open stands in the name.
         preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
@@ -82,6 +93,9 @@ def _pictures(figures: pathlib.Path) -> dict[str, pathlib.Path]:
     overviews = [path for path in overviews if path.exists()]
     if overviews:
         chosen["picture.png"] = overviews[0]
+    for name in _CURVES:
+        if (figures / f"{name}.png").exists():
+            chosen[f"picture_{name}.png"] = figures / f"{name}.png"
     # Hitaj et al., figures 9 and 10: with and without influence, over the rounds.
     passive = sorted(figures.glob("progress_passive_[0-9]*.png"))
     if passive:

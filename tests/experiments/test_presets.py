@@ -6,27 +6,21 @@ import re
 import pytest
 
 from experiments import presets
-from experiments.client_gan_program import FIXED_ATTACK_FIELDS, GeneratorSettings
+from experiments.client_gan_program import FIXED_ATTACK_FIELDS
+from experiments.key_guesses import parse_guesses
 from experiments.settings import build_optional, parse
 from tff_leak.attacks.client_gan import ClientGan
-from tff_leak.attacks.model_inversion import ModelInversion
-from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
-from tff_leak.models.training import LocalSgd
 
 CONFIGS = sorted(presets.CONFIGS.glob("*.flags"))
 BINARIES = presets.CONFIGS.parent
-SETTINGS = {
-    "sharing": SelectiveSharing,
-    "training": LocalSgd,
-    "generator": GeneratorSettings,
-    "inversion": ModelInversion,
-}
 
 
 def _binary(preset: pathlib.Path) -> str:
     if preset.stem.startswith("dssgd"):
         return "run_dssgd"
+    if preset.stem.startswith("keys_"):
+        return "run_key_protected"
     return "run_model_inversion" if "_mi_" in preset.stem else "run_client_gan"
 
 
@@ -36,10 +30,13 @@ def test_its_flags_and_settings_exist(preset):
     defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
     flags = presets.read(preset)
     assert set(flags) <= defined
+    experiment = _binary(preset).removeprefix("run_")
     for name, text in flags.items():
-        if name in SETTINGS:
+        cls = presets.settings_of(experiment, name)
+        if cls is not None and name != "sparse_vector":
             # Out-of-range values are refused here as well.
-            SETTINGS[name](**parse(SETTINGS[name], text, flag=name))
+            cls(**parse(cls, text, flag=name))
+    parse_guesses(flags.get("guesses", "known").split(","))
     attack = flags.get("attack", "")
     parse(ClientGan, attack, flag="attack", given=FIXED_ATTACK_FIELDS)
     private = flags.get("sparse_vector", "")
@@ -66,14 +63,27 @@ def test_a_quick_one_is_another_preset_made_shorter(preset):
     quick, whole = presets.read(preset), presets.read(preset.with_stem(name))
     for key in ("dataset", "participants", "targets", "sharing", "sparse_vector"):
         assert quick.get(key) == whole.get(key)
+    for key in ("study", "adversaries", "keys"):
+        assert quick.get(key) == whole.get(key)
+    if "geometry" in whole:  # Keys alone have no rounds.
+        trials = [presets.Geometry(**_geometry(one)).trials for one in (quick, whole)]
+        assert trials[0] < trials[1]
+        return
     length = "epochs" if "epochs" in whole else "rounds"
     assert int(quick[length]) < int(whole[length])
+
+
+def _geometry(flags):
+    return parse(presets.Geometry, flags["geometry"], flag="geometry")
 
 
 def test_presets_that_the_readme_names_are_there():
     readme = (BINARIES.parent / "README.md").read_text()
     named = set(re.findall(r"`(hitaj_\w+)`", readme))
     assert len(named) > 10
+    keys = set(re.findall(r"`(keys_\w+)`", readme))
+    assert len(keys) > 8
+    named |= keys
     assert named <= {path.stem for path in CONFIGS}
 
 
@@ -139,6 +149,50 @@ def test_a_binary_without_targets_is_compared_as_well():
     assert presets.differences(preset, config) == []
     [difference] = presets.differences(preset, config | {"rounds": 3})
     assert difference == "rounds=3, expected 20"
+
+
+def _keys_config(**changes):
+    """A run of `keys_fig3_quick` as its `config.json` has it."""
+    config = {
+        "experiment": "key_protected",
+        "study": "attack",
+        "dataset": "mnist",
+        "rounds": 40,
+        "per_class": 200,
+        "participants": "0-4;5-9",
+        "adversaries": [1],
+        "targets": [2],
+        "dimensions": [256],
+        "guesses": ["known"],
+        "controls": False,
+        "training": {"learning_rate": 0.001, "batch_size": 32, "epochs": 1},
+        "keys": {"hidden": 128, "normalisation": "instance"},
+    }
+    return config | changes
+
+
+def test_a_run_with_keys_is_compared_by_its_own_training():
+    preset = presets.CONFIGS / "keys_fig3_quick.flags"
+    found = presets.differences(preset, _keys_config())
+    assert [
+        text for text in found if "attack" not in text and "gener" not in text
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"controls": True}, "controls=True, expected false"),
+        ({"guesses": ["random"]}, "guesses=random, expected known"),
+        ({"dimensions": [64]}, "dimensions=64, expected 256"),
+        ({"keys": {"hidden": 64}}, "keys hidden=64, expected 128"),
+        ({"training": {"regularisation": 1.0}}, "regularisation=1.0"),
+    ],
+)
+def test_a_run_with_keys_and_another_setting_differs(changes, named):
+    preset = presets.CONFIGS / "keys_fig3_quick.flags"
+    found = presets.differences(preset, _keys_config(**changes))
+    assert any(named in text for text in found)
 
 
 def test_an_inversion_without_its_controls_is_no_run_of_the_preset():

@@ -19,7 +19,8 @@ and never trained makes keys long without more parameters (section 4.2).
 **What is not given.** The text has no proof. Keys are never sent, yet a participant's
 upload is a function of its keys, and the embeddings of a class end up close to its
 key: who has a picture of the class, or the uploads, has more to go by than a random
-guess. What an adversary does with that is not in the text.
+guess. What an adversary does with that is not in the text; `attacks/key_search.py`
+tries.
 """
 
 import dataclasses

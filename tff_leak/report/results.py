@@ -16,6 +16,7 @@ from tff_leak.errors import InputError
 from tff_leak.report.results_tables import (
     client_gan,
     dssgd,
+    key_protected,
     model_inversion,
     overview_row,
     table,
@@ -51,6 +52,7 @@ _OVERVIEW = (
 _TABLES: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "client_gan": client_gan,
     "dssgd": dssgd,
+    "key_protected": key_protected,
     "model_inversion": model_inversion,
 }
 
@@ -74,7 +76,8 @@ def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
     rows = [
         overview_row(f"[{name}](#{name})", [summary for _, summary in runs])
         for name, runs in read.items()
-        if runs[0][1]["experiment"] != "dssgd"
+        # Without an attack, or with several in a run, there is no one figure.
+        if runs[0][1]["experiment"] not in ("dssgd", "key_protected")
     ]
     parts = [_HEAD]
     if rows:

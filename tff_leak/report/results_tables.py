@@ -62,6 +62,37 @@ def dssgd(summaries: Sequence[Mapping]) -> str:
     return table(_DSSGD, rows)
 
 
+def key_protected(summaries: Sequence[Mapping]) -> str:
+    """Returns the table, and with several seeds intervals, of `run_key_protected`."""
+    study = summaries[0]["study"]
+    if study == "attack":
+        rows = [
+            _key_attack_row(summary, attack, one)
+            for summary in summaries
+            for attack in summary["attacks"]
+            for one in attack["targets"]
+        ]
+        return _sparse_table(rows) + _key_intervals(summaries)
+    found = "accuracy" if study == "accuracy" else "keys"
+    rows = [
+        {"seed": summary["seed"]} | _key_figures(one)
+        for summary in summaries
+        for one in summary[found]
+    ]
+    lines = ""
+    if study == "accuracy":
+        by_dimension: dict[int, list[float]] = {}
+        for summary in summaries:
+            for one in summary["accuracy"]:
+                known = by_dimension.setdefault(one["dimension"], [])
+                known.append(one["participant_accuracy"])
+        lines = "".join(
+            f"\nmean participant accuracy, d = {d}: {_interval_text(values, 4)}.\n"
+            for d, values in by_dimension.items()
+        )
+    return _sparse_table(rows) + lines
+
+
 def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
     """Returns a preset's line at the head of the page.
 
@@ -120,6 +151,75 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
 def _epsilon(value: float | str) -> str:
     """An epsilon, of which the infinite one is a word."""
     return f"{float(value):.3g}"
+
+
+def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
+    """One attack on one target; without a target on the class that it shows best."""
+    row = {
+        "seed": summary["seed"],
+        "guess": attack["guess"],
+        "d": attack["dimension"],
+    } | _target_figures(one)
+    largest = attack["largest"] or {"attack": {}, "control": {}}
+    columns = {"recovered": "recovered", "judge share": "judge_share_largest"}
+    for text, key in columns.items():
+        for owner, kind in (("", "attack"), ("control's ", "control")):
+            figures = largest[kind]
+            found = "not run" if figures is None else figures.get(key, "")
+            row[f"{owner}{text}, largest of classes"] = found
+    return row | {
+        "product with nearest key": max(o["product"] for o in attack["overlap"]),
+        "accuracy, all keys": attack["task_accuracy"],
+        "own keys": attack["own_accuracy"],
+        "rounds": summary["rounds"],
+        "seconds": _seconds(summary["seconds"]),
+    }
+
+
+def _key_figures(one: Mapping) -> dict[str, object]:
+    """The figures of one dimension, four digits of accuracies."""
+    return {
+        name.replace("_", " "): f"{value:.4f}" if isinstance(value, float) else value
+        for name, value in one.items()
+        if name != "class_scores"
+    } | _shared_scores(one.get("class_scores", []))
+
+
+def _shared_scores(rows: Sequence[Mapping]) -> dict[str, object]:
+    """Of classes that participants share: the mean score with each of their keys."""
+    shared = [value for row in rows if len(row["own"]) > 1 for value in row["own"]]
+    if not shared:
+        return {}
+    others = [row["others"] for row in rows if len(row["own"]) > 1]
+    return {
+        "shared classes' scores, mean": _mean(shared),
+        "least": min(shared),
+        "with another key, largest": max(others),
+    }
+
+
+def _key_intervals(summaries: Sequence[Mapping]) -> str:
+    """`recovered` over seeds, for each guess, key size and set of targets."""
+    values: dict[tuple, list[float | None]] = {}
+    for summary in summaries:
+        for attack in summary["attacks"]:
+            name = f"{attack['guess']}, d = {attack['dimension']}"
+            if attack["largest"] is None:
+                name += _target_list(attack["pooled"]["targets"])
+                values.setdefault(name, []).append(attack["pooled"]["recovered"])
+                continue
+            for kind, found in attack["largest"].items():
+                if found is not None:
+                    line = f"{name}, {kind}, largest of classes"
+                    values.setdefault(line, []).append(found["recovered"])
+    return "".join(
+        f"\nrecovered, {name}: {_interval_text(found)}.\n"
+        for name, found in values.items()
+    )
+
+
+def _target_list(targets: Sequence[int]) -> str:
+    return f", target {', '.join(str(target) for target in dict.fromkeys(targets))}"
 
 
 def _target_figures(one: Mapping) -> dict[str, object]:
@@ -203,16 +303,17 @@ def _named(targets: tuple, by_targets: Mapping[tuple, object]) -> str:
     return f", target {', '.join(map(str, targets))}"
 
 
-def _interval_text(values: Sequence[float | None]) -> str:
+def _interval_text(values: Sequence[float | None], digits: int = 2) -> str:
     if not values:
         return "no target that all seeds have"
     if None in values:
         return "not defined for every seed"
-    text = f"{_mean(values):.2f}"
+    text = f"{_mean(values):.{digits}f}"
     interval = confidence_interval(values)
     if interval is None:
         return f"{text} (one seed)"
-    return f"{text} [{interval[0]:.2f}, {interval[1]:.2f}] ({len(values)} seeds)"
+    low, high = (f"{end:.{digits}f}" for end in interval)
+    return f"{text} [{low}, {high}] ({len(values)} seeds)"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

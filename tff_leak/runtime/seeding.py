@@ -33,6 +33,7 @@ class Role(enum.IntEnum):
     KEYS = 17
     KEY_GUESS = 18
     FIXED_LAYER = 19
+    KEY_SEARCH = 20
     REPRESENTATIVES = 25
     RECORD_NOISE = 35
     RECORD_SAMPLING = 36

@@ -1,0 +1,236 @@
+"""Participants with private class keys: their tables, data, model and accuracy."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from computations import dssgd, key_protected
+from experiments.dssgd_arm import ArmState
+from experiments.federation import Federation
+from experiments.networks import papers_classifier
+from tff_leak.data.sources import Examples, Source
+from tff_leak.defences.key_protection import (
+    KeyDistribution,
+    Normalisation,
+    draw_keys,
+    key_embedding,
+    scores,
+)
+from tff_leak.errors import InputError
+from tff_leak.models.network import Network
+from tff_leak.runtime import seeding
+from tff_leak.runtime.seeding import Role
+
+_BATCH = 500
+
+FAKES_ROW = 0
+"""Of an adversary's table, the same whatever its classes are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeySettings:
+    """The keys and the embedding; see `key_embedding`.
+
+    Attributes:
+      distribution: of a key's numbers; the paper's is U(-1, 1).
+      fixed_from: keys of this length or more come from a fixed layer (section 4.2);
+        the text does not say from where on it has one.
+      hidden: inputs of the fixed layer (not in the text).
+      normalisation: behind the fixed layer.
+      hit_score: score from which the adversary takes a fake for its target (not in the
+        text); see `key_aim`.
+    """
+
+    distribution: KeyDistribution = KeyDistribution.UNIFORM
+    fixed_from: int = 1024
+    hidden: int = 128
+    normalisation: Normalisation = Normalisation.INSTANCE
+    hit_score: float = 0.5
+
+    def __post_init__(self):
+        for name in ("fixed_from", "hidden"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"keys {name} is {getattr(self, name)}: expected 1 or more; "
+                    "correct --keys"
+                )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeyTable:
+    """A participant's private keys.
+
+    Attributes:
+      classes: that it holds.
+      keys: float32 `[k, d]`, of these.
+      fakes: float32 `[1, d]`, an adversary's key for its fakes; `[0, d]` of others.
+    """
+
+    classes: tuple[int, ...]
+    keys: np.ndarray
+    fakes: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """What the participant trains towards: float32 `[., d]`, fakes first."""
+        return np.concatenate([self.fakes, self.keys])
+
+    def key_of(self, label: int) -> np.ndarray:
+        """The key of a class that it holds, float32 `[d]`."""
+        return self.keys[self.classes.index(label)]
+
+    def with_rows_as_labels(self, data: Examples) -> Examples:
+        """The participant's data, its labels replaced by rows of `rows`."""
+        places = np.searchsorted(self.classes, data.labels) + len(self.fakes)
+        return Examples(data.images, places.astype(np.int32))
+
+
+def draw_tables(
+    federation: Federation, dimension: int, distribution: KeyDistribution, seed: int
+) -> list[KeyTable]:
+    """Draws every participant's keys, each from its own random stream."""
+    tables = []
+    for number, data in enumerate(federation.data):
+        classes = tuple(int(label) for label in np.unique(data.labels))
+        fakes = int(number in federation.adversaries)
+        stream = seeding.derive(seeding.root(seed), Role.PARTICIPANT, number)
+        drawn = draw_keys(fakes + len(classes), dimension, stream, distribution)
+        keys = drawn.numpy()
+        tables.append(KeyTable(classes, keys[fakes:], keys[:fakes]))
+    return tables
+
+
+def build_embedding(
+    source: Source, dimension: int, settings: KeySettings, seed: int
+) -> Network:
+    """Builds the shared model: the paper of the attack's CNN, with keys at its end."""
+    fixed = dimension >= settings.fixed_from
+    return key_embedding(
+        f"keys_{dimension}",
+        functools.partial(papers_classifier, source.image_shape),
+        dimension,
+        hidden=settings.hidden,
+        normalisation=settings.normalisation if fixed else None,
+        seed=seed,
+    )
+
+
+def client_state_maker(
+    tables: Sequence[KeyTable],
+) -> Callable[..., dssgd.ClientState]:
+    """Returns what `DssgdArm` takes as `initial_client_state`: with the keys in it."""
+
+    def make(network, server, *, participant, **settings):
+        keys = tables[participant].rows
+        return key_protected.initial_client_state(
+            network, server, keys=keys, participant=participant, **settings
+        )
+
+    return make
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfflineEvaluator:
+    """Who is given all keys after the training, and measures with them.
+
+    Nothing in the federation gets to see what it computes.
+
+    Attributes:
+      network: the embedding.
+      tables: of all participants.
+      test: examples of the classes that somebody has a key for.
+    """
+
+    network: Network
+    tables: Sequence[KeyTable]
+    test: Examples
+
+    def accuracy(self, server: dssgd.ServerState) -> float:
+        """Measures a model by Eq. 4, over all keys of all participants."""
+        _, classes = _all_keys(self.tables)
+        return _share_right(self._scores(server), classes, self.test.labels)
+
+    def measure(self, state: ArmState) -> dict[str, float]:
+        """Measures the participants' own models, as their last turns left them.
+
+        Returns:
+          `own_accuracy`, the mean over participants of their accuracy on their own
+          classes by their own keys; `own_accuracy_least`, the least of them.
+        """
+        owners = np.repeat(
+            np.arange(len(self.tables)), [len(table.classes) for table in self.tables]
+        )
+        _, classes = _all_keys(self.tables)
+        found = []
+        for number in np.unique(owners):
+            own = state.server._replace(parameters=state.clients[number].parameters)
+            columns = owners == number
+            examples = np.isin(self.test.labels, classes[columns])
+            chosen = self._scores(own)[examples][:, columns]
+            right = _share_right(chosen, classes[columns], self.test.labels[examples])
+            found.append(right)
+        return {
+            "own_accuracy": float(np.mean(found)),
+            "own_accuracy_least": float(min(found)),
+        }
+
+    def class_scores(self, server: dssgd.ServerState) -> list[dict]:
+        """Scores of the classes' test examples with all keys (section 5.5).
+
+        Returns:
+          For each class {class, own, others}: `own` has the mean score with each of
+          its keys, of which shared classes have several, and `others` is the largest
+          absolute mean score with another class's.
+        """
+        _, classes = _all_keys(self.tables)
+        scores_of = self._scores(server)
+        rows = []
+        for label in np.unique(self.test.labels):
+            found = scores_of[self.test.labels == label].mean(axis=0)
+            own, others = found[classes == label], found[classes != label]
+            largest = float(np.abs(others).max()) if len(others) else None
+            row = {"class": int(label), "own": own.tolist(), "others": largest}
+            rows.append(row)
+        return rows
+
+    def _scores(self, server: dssgd.ServerState) -> np.ndarray:
+        """Of all test examples with all keys, float32 `[n, k]`."""
+        keys, _ = _all_keys(self.tables)
+        weights = dssgd.model_weights(self.network, server)
+        parts = []
+        for start in range(0, len(self.test), _BATCH):
+            images = tf.constant(self.test.images[start : start + _BATCH])
+            parts.append(scores(self.network.outputs(weights, images), keys).numpy())
+        return np.concatenate(parts)
+
+
+def overlap(key: np.ndarray, tables: Sequence[KeyTable], skip: Collection[int]) -> dict:
+    """The class key that a guess `[d]` comes closest to, among participants' keys.
+
+    Args:
+      key: the guess, of length 1.
+      tables: of all participants.
+      skip: numbers of the participants that do not count.
+
+    Returns:
+      {product, class}.
+    """
+    others = [table for number, table in enumerate(tables) if number not in skip]
+    keys, classes = _all_keys(others)
+    products = keys @ key
+    best = int(products.argmax())
+    return {"product": float(products[best]), "class": int(classes[best])}
+
+
+def _all_keys(tables: Sequence[KeyTable]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys float32 `[k, d]` and their classes int32 `[k]`; without those of fakes."""
+    classes = [label for table in tables for label in table.classes]
+    return np.concatenate([table.keys for table in tables]), np.array(classes, np.int32)
+
+
+def _share_right(found: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
+    """Eq. 4 of scores `[n, k]`, by keys of these classes `[k]`, in [0, 1]."""
+    return float(np.mean(classes[found.argmax(axis=1)] == labels))

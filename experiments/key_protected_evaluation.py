@@ -1,0 +1,328 @@
+"""What finished runs of "Key protected classification" show, as `summary.json`.
+
+An attack with a random key has no target. Its score is then the largest over the
+classes that honest participants hold, and so is its control's: the largest of several
+is above their mean even where nothing leaked.
+"""
+
+import csv
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.dssgd_arm import ArmState, mean_over_rounds
+from experiments.evaluation import build_judge
+from experiments.key_federation import overlap
+from experiments.key_protected_program import (
+    Data,
+    Experiment,
+    KeyArm,
+    Study,
+    draw,
+    honest_classes,
+)
+from experiments.run_clock import RunClock
+from tff_leak.attacks.client_transform import only_row
+from tff_leak.metrics import score
+from tff_leak.metrics.judge import Judge
+from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
+from tff_leak.runtime.reconstructions import write_reconstructions
+from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
+
+FINAL_SAMPLES = 200
+# Candidates of the floor that need no control run.
+_FLOOR = ("blank", "other_class_means", "other_class_images")
+
+
+class Entry(NamedTuple):
+    """One adversary's pictures beside one class."""
+
+    adversary: int
+    target: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a finished run shows.
+
+    Attributes:
+      summary: the figures, as in `summary.json`.
+      window: leading rows and columns that the model can see; None without an attack.
+      drawn: final samples by arm and adversary, `[FINAL_SAMPLES, H, W, C]`.
+    """
+
+    summary: Mapping[str, Any]
+    window: tuple[int, int] | None = None
+    drawn: Mapping[str, Mapping[int, np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def evaluate(
+    experiment: Experiment,
+    states: Mapping[str, Any],
+    directory: RunDirectory,
+    clock: RunClock,
+) -> Evaluation:
+    """Measures a finished run and writes `summary.json`.
+
+    Args:
+      experiment: the run.
+      states: final states by arm.
+      directory: the run directory; after an attack it gets `reconstructions.npz`.
+      clock: of the run.
+    """
+    settings, data = experiment.settings, experiment.data
+    summary = {
+        "experiment": "key_protected",
+        "study": settings.study.value,
+        "dataset": data.source.name if data else "none",
+        "synthetic": bool(data and data.source.synthetic),
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "seconds": clock.seconds(),
+    }
+    if settings.study is Study.ATTACK:
+        evaluation = _evaluate_attacks(experiment, states, directory, summary)
+    elif settings.study is Study.ACCURACY:
+        found = [
+            _accuracy(arm, states[arm.name], directory)
+            for arm in experiment.federations.values()
+        ]
+        evaluation = Evaluation(summary | {"accuracy": found})
+    else:
+        evaluation = Evaluation(summary | {"keys": _keys(directory)})
+    atomic_write_json(directory.summary, evaluation.summary)
+    return evaluation
+
+
+def participant_accuracies(directory: RunDirectory, arm: str) -> list[float]:
+    """Mean participant accuracy after each round (figure 2).
+
+    Everything is shared, so a participant's model right after its turn is the server's:
+    the mean is over the accuracies after the turns of a round. With more turns than are
+    measured it is the accuracy at the round's end.
+    """
+    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    turns = [name for name in rows[0] if name.startswith(f"{arm}/task_accuracy_turn_")]
+    columns = turns or [f"{arm}/task_accuracy"]
+    return [float(np.mean([float(row[name]) for name in columns])) for row in rows]
+
+
+def _accuracy(arm: KeyArm, state: ArmState, directory: RunDirectory) -> dict[str, Any]:
+    """Figures of one dimension without an attack."""
+    curve = participant_accuracies(directory, arm.name)
+    return {
+        "dimension": arm.dimension,
+        "participant_accuracy": curve[-1],
+        "best_participant_accuracy": max(curve),
+        "best_round": curve.index(max(curve)) + 1,
+        "task_accuracy": arm.evaluator.accuracy(state.server),
+        **arm.evaluator.measure(state),
+        "class_scores": arm.evaluator.class_scores(state.server),
+    }
+
+
+def _keys(directory: RunDirectory) -> list[dict[str, Any]]:
+    """Figures of keys alone, a row a dimension and distribution."""
+    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = []
+    names = list(dict.fromkeys(key.partition("/")[0] for key in rows[0] if "/" in key))
+    for row, name in itertools.product(rows, names):
+        figures = {
+            key.partition("/")[2]: float(value)
+            for key, value in row.items()
+            if key.startswith(f"{name}/")
+        }
+        dimension = int(figures.pop("dimension"))
+        found.append({"dimension": dimension, "distribution": name, **figures})
+    return found
+
+
+def _evaluate_attacks(
+    experiment: Experiment,
+    states: Mapping[str, ArmState],
+    directory: RunDirectory,
+    summary: Mapping[str, Any],
+) -> Evaluation:
+    settings, data = experiment.settings, experiment.data
+    federations = experiment.federations
+    network = next(iter(federations.values())).evaluator.network
+    judge, window = build_judge(network, data.source, data.judge, seed=settings.seed)
+    drawn = {
+        name: draw(experiment, arm, states[name], FINAL_SAMPLES, settings.rounds + 1)
+        for name, arm in federations.items()
+    }
+    steps = mean_over_rounds(directory.metrics_csv, "generator_steps")
+    attacks = []
+    for name, arm in federations.items():
+        if arm.is_control:
+            continue
+        figures = _score(data, arm, drawn, judge, window, settings.seed)
+        attacks.append(
+            _description(arm, states[name], experiment)
+            | {
+                "task_accuracy": arm.evaluator.accuracy(states[name].server),
+                **arm.evaluator.measure(states[name]),
+                "generator_steps": steps[name],
+                "control_generator_steps": steps.get(arm.control),
+                **figures,
+            }
+        )
+    _write_reconstructions(data, attacks, drawn, settings.rounds, directory)
+    more = {
+        "judge_accuracy": judge.accuracy(data.reference),
+        "visible_window": list(window),
+        "attacks": attacks,
+    }
+    return Evaluation({**summary, **more}, window, drawn)
+
+
+def _description(
+    arm: KeyArm, state: ArmState, experiment: Experiment
+) -> dict[str, Any]:
+    """What an adversary did for its key, and how near it came to one."""
+    guess, federation = arm.guess, experiment.data.federation
+    final = [
+        only_row(state.clients[number].private).target
+        for number in federation.adversaries
+    ]
+    effort = None
+    if guess.search is not None:
+        left = max(experiment.settings.rounds - guess.search.first_turn, 0)
+        effort = guess.search.effort * min(guess.search.turns, left)
+    return {
+        "arm": arm.name,
+        "dimension": arm.dimension,
+        "guess": guess.name,
+        "kind": guess.kind.value,
+        "distance": guess.distance,
+        "effort": effort,
+        "overlap": [
+            {"adversary": number}
+            | overlap(np.asarray(key), arm.evaluator.tables, federation.adversaries)
+            for number, key in zip(federation.adversaries, final, strict=True)
+        ],
+    }
+
+
+def _score(
+    data: Data,
+    arm: KeyArm,
+    drawn: Mapping[str, Mapping[int, np.ndarray]],
+    judge: Judge,
+    window: tuple[int, int],
+    seed: int,
+) -> dict[str, Any]:
+    """The figures of one attack: of its targets, or of the class that it shows best."""
+    federation = data.federation
+    entries = [
+        Entry(*pair)
+        for pair in zip(federation.adversaries, federation.targets, strict=True)
+    ]
+    if not arm.guess.aimed:
+        classes = honest_classes(federation)
+        entries = [
+            Entry(*pair) for pair in itertools.product(federation.adversaries, classes)
+        ]
+    controls = drawn.get(arm.control, {})
+    inputs = [
+        _inputs(data, entry, drawn[arm.name][entry.adversary], controls)
+        for entry in entries
+    ]
+
+    def evaluate_some(some):
+        foreground = data.source.foreground
+        return evaluate_targets(
+            some, judge, foreground=foreground, window=window, seed=seed
+        )
+
+    found = evaluate_some(inputs)
+    for one, entry in zip(found["targets"], entries, strict=True):
+        one["adversary"] = entry.adversary
+    if arm.guess.aimed:
+        return found | {"largest": None}
+    largest = {name: _largest(found["targets"], name) for name in ("attack", "control")}
+    best = largest["attack"]["entry"]
+    pooled = evaluate_some([inputs[best]])["pooled"]
+    return {"targets": [found["targets"][best]], "pooled": pooled, "largest": largest}
+
+
+def _largest(targets: Sequence[Mapping], name: str) -> dict[str, Any] | None:
+    """The class that a set of pictures shows best, against floors without controls.
+
+    The floor of one is the floor of the other: a control in it would count for itself.
+    """
+    if targets[0][name] is None:
+        return None
+    rows = []
+    for number, one in enumerate(targets):
+        known = [one["floor"][key] for key in _FLOOR if one["floor"][key] is not None]
+        found = score.recovered(one[name]["ssim"], max(known), one["reference"]["ssim"])
+        rows.append(
+            {
+                "entry": number,
+                "class": one["target"],
+                "adversary": one["adversary"],
+                "recovered": found,
+                "ssim": one[name]["ssim"],
+                "judge_share": one[name]["judge_share"],
+            }
+        )
+
+    def order(row):
+        known = row["recovered"] is not None
+        return known, row["recovered"] if known else row["judge_share"]
+
+    best = max(rows, key=order)
+    return best | {"judge_share_largest": max(row["judge_share"] for row in rows)}
+
+
+def _inputs(
+    data: Data,
+    entry: Entry,
+    attack: np.ndarray,
+    controls: Mapping[int, np.ndarray],
+) -> TargetInputs:
+    federation, target = data.federation, entry.target
+    victim = federation.data[federation.victim(target)]
+    return TargetInputs(
+        target=target,
+        attack=attack,
+        control=controls.get(entry.adversary, attack[:0]),
+        private=victim.of_class(target).images,
+        others=federation.others_images(target),
+        heldout=data.reference,
+    )
+
+
+def _write_reconstructions(
+    data: Data,
+    attacks: Sequence[Mapping],
+    drawn: Mapping[str, Mapping[int, np.ndarray]],
+    rounds: int,
+    directory: RunDirectory,
+) -> None:
+    """All attacks' samples, in the order of the summary and of adversaries."""
+    images, labels = [], []
+    for attack in attacks:
+        claimed = {one["adversary"]: one["target"] for one in attack["targets"]}
+        # Without a target all adversaries' pictures stand for the class shown best.
+        only = attack["targets"][0]["target"]
+        for number, samples in drawn[attack["arm"]].items():
+            images.append(samples)
+            labels.append(claimed.get(number, only))
+    counts = [len(part) for part in images]
+    victims = [data.federation.victim(label) for label in labels]
+    write_reconstructions(
+        directory.reconstructions,
+        images=np.concatenate(images),
+        labels=np.repeat(labels, counts).astype(np.int32),
+        clients=np.repeat(victims, counts).astype(np.int32),
+        round=rounds,
+    )

@@ -1,0 +1,496 @@
+"""The experiments of "Key protected classification": federations side by side.
+
+What is measured is the study; the arms of a run follow from it:
+
+- orthogonality, shared_classes: random keys alone, without a model; a round is one
+  dimension (figures 1 and 8, `key_geometry_arm`);
+- accuracy: honest participants, one arm a dimension (figure 2);
+- attack: for each dimension one arm a guess of the target's key, and controls
+  (figures 3 to 7): the same adversaries, settings and seed where nobody holds what is
+  aimed at. An adversary that has the target's key, or one near to it, has a target, and
+  the control lacks it. One that has any other key has none: whatever its pictures show
+  counts, and the control lacks every class that an honest participant holds.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from computations.dssgd import TurnOrder
+from computations.key_protected import build_key_protected
+from experiments import client_gan_program
+from experiments.client_gan_program import GeneratorSettings
+from experiments.dssgd_arm import ArmState, DssgdArm, local_dataset
+from experiments.federation import Federation
+from experiments.key_federation import (
+    FAKES_ROW,
+    KeySettings,
+    KeyTable,
+    OfflineEvaluator,
+    build_embedding,
+    client_state_maker,
+    draw_tables,
+)
+from experiments.key_geometry_arm import Geometry, GeometryArm
+from experiments.key_guesses import Guess, GuessKind, first_key
+from experiments.networks import papers_networks
+from tff_leak.attacks import client_gan
+from tff_leak.attacks.client_transform import ClientTransform, only_row
+from tff_leak.attacks.key_search import (
+    KeySearch,
+    build_key_search,
+    initial_search_state,
+)
+from tff_leak.data.sources import Examples, Source
+from tff_leak.defences.key_protection import KeyDistribution, KeyTraining
+from tff_leak.errors import InputError
+from tff_leak.models.network import Network
+from tff_leak.runtime import program, seeding
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.run_directory import RunDirectory
+from tff_leak.runtime.seeding import Role
+
+SNAPSHOT_SAMPLES = 40
+FIXED_ATTACK_FIELDS = (*client_gan_program.FIXED_ATTACK_FIELDS, "start_accuracy")
+"""Fields of `ClientGan` that no flag sets; accuracy cannot be had without all keys."""
+
+
+class Study(enum.Enum):
+    """What is measured; see the module's docstring."""
+
+    ORTHOGONALITY = "orthogonality"
+    ACCURACY = "accuracy"
+    ATTACK = "attack"
+    SHARED_CLASSES = "shared_classes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes, but for the data.
+
+    Attributes:
+      study: what is measured.
+      rounds: in each, every participant has a turn; for keys alone as many as there
+        are dimensions.
+      seed: of everything random.
+      dimensions: of the keys, different ones.
+      keys: the keys and the embedding.
+      training: the participants' training.
+      guesses: of the target's key, at least one for an attack.
+      controls: whether attacks have theirs.
+      attack: fields of `client_gan.ClientGan` that differ from its defaults.
+      generator: the adversaries' generator.
+      geometry: sizes of the studies of keys alone.
+      snapshot_every: rounds between two looks at the generators.
+    """
+
+    study: Study
+    rounds: int
+    seed: int
+    dimensions: Sequence[int]
+    keys: KeySettings
+    training: KeyTraining
+    guesses: Sequence[Guess]
+    controls: bool
+    attack: Mapping[str, Any]
+    generator: GeneratorSettings
+    geometry: Geometry
+    snapshot_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a run; studies of keys alone have none.
+
+    Attributes:
+      source: where it comes from.
+      federation: who holds what.
+      judge: the judge's part.
+      reference: real images that nobody holds; the shared model is tested on `test`.
+      test: see `reference`.
+    """
+
+    source: Source
+    federation: Federation
+    judge: Examples
+    reference: Examples
+    test: Examples
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeyArm:
+    """One federation of a run.
+
+    Attributes:
+      name: of the arm.
+      dimension: of its keys.
+      arm: under training.
+      evaluator: has all its keys.
+      guess: of its adversaries; None without an attack.
+      gan: their settings; None without an attack.
+      control: name of the attack's control; None where there is none.
+      is_control: whether nobody holds what is aimed at.
+    """
+
+    name: str
+    dimension: int
+    arm: DssgdArm
+    evaluator: OfflineEvaluator
+    guess: Guess | None = None
+    gan: client_gan.ClientGan | None = None
+    control: str | None = None
+    is_control: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """A run made ready: its federations by name, or the arms of keys alone."""
+
+    settings: Settings
+    data: Data | None
+    federations: Mapping[str, KeyArm]
+    geometry: Mapping[str, GeometryArm]
+
+
+def build_experiment(settings: Settings, data: Data | None) -> Experiment:
+    """Builds the arms of a run.
+
+    Args:
+      settings: of the run.
+      data: None for the studies of keys alone.
+
+    Raises:
+      InputError: if settings contradict each other or the data.
+    """
+    _check_dimensions(settings.dimensions)
+    if data is None:
+        arms = {
+            distribution.value: GeometryArm(
+                shared=settings.study is Study.SHARED_CLASSES,
+                dimensions=tuple(settings.dimensions),
+                distribution=distribution,
+                sizes=settings.geometry,
+                seed=settings.seed,
+            )
+            for distribution in KeyDistribution
+        }
+        return Experiment(settings, None, {}, arms)
+    _check(settings, data.federation)
+    build = _honest_arm if settings.study is Study.ACCURACY else _attack_arms
+    found = [
+        arm
+        for dimension in settings.dimensions
+        for arm in build(settings, data, dimension)
+    ]
+    return Experiment(settings, data, {arm.name: arm for arm in found}, {})
+
+
+async def run(
+    experiment: Experiment, directory: RunDirectory, progress: Progress
+) -> Mapping[str, Any]:
+    """Runs all arms to the last round, or goes on where an earlier run ended.
+
+    Returns:
+      The final states by arm.
+    """
+    settings = experiment.settings
+    attacked = [arm for arm in experiment.federations.values() if arm.guess]
+
+    def look(round_num, states, metrics):
+        del metrics
+        last = round_num == settings.rounds
+        if not attacked or (round_num % settings.snapshot_every and not last):
+            return None
+        return {
+            f"{arm.name}/{number}": images
+            for arm in attacked
+            for number, images in draw(
+                experiment, arm, states[arm.name], SNAPSHOT_SAMPLES, round_num
+            ).items()
+        }
+
+    federations = {name: kept.arm for name, kept in experiment.federations.items()}
+    return await program.run(
+        federations or experiment.geometry,
+        rounds=settings.rounds,
+        directory=directory,
+        progress=progress,
+        on_round=look,
+    )
+
+
+def draw(
+    experiment: Experiment, arm: KeyArm, state: ArmState, count: int, round_num: int
+) -> dict[int, np.ndarray]:
+    """Draws pictures from each adversary's generator.
+
+    Returns:
+      By adversary's number, float32 `[count, H, W, C]` in [-1, 1].
+    """
+    drawn = {}
+    for number in experiment.data.federation.adversaries:
+        private = only_row(state.clients[number].private)
+        root = seeding.root(experiment.settings.seed)
+        seed = seeding.derive(root, Role.SAMPLES, number, round_num)
+        images = client_gan.sample(arm.gan, private.generator, count, seed)
+        drawn[number] = images.numpy()
+    return drawn
+
+
+def honest_classes(federation: Federation) -> list[int]:
+    """Classes that honest participants hold, in rising order."""
+    held = [
+        np.unique(data.labels)
+        for number, data in enumerate(federation.data)
+        if number not in federation.adversaries
+    ]
+    return np.unique(np.concatenate(held)).astype(int).tolist()
+
+
+def _honest_arm(settings: Settings, data: Data, dimension: int) -> Iterator[KeyArm]:
+    network = build_embedding(data.source, dimension, settings.keys, settings.seed)
+    tables = _tables(settings, data.federation, dimension)
+    evaluator = _evaluator(network, tables, data)
+    process = build_key_protected(
+        network, training=settings.training, seed=settings.seed
+    )
+    arm = _dssgd_arm(process, network, data.federation, tables, evaluator, settings)
+    yield KeyArm(f"d{dimension}", dimension, arm, evaluator)
+
+
+class _Planned(NamedTuple):
+    """An arm of an attack: its name, its guess, and its control's name or None."""
+
+    name: str
+    guess: Guess
+    control: str | None
+    is_control: bool
+
+
+def _plan(settings: Settings, dimension: int) -> list[_Planned]:
+    """The arms of one dimension: each guess, before it its control if it has one.
+
+    What is aimed at a key has one control in common, the first one's. Each guess
+    without a target has its own, in which it searches as it does.
+    """
+    planned = []
+    aimed_control = None
+    for guess in settings.guesses:
+        name = f"{guess.name.replace(':', '_')}_d{dimension}"
+        control = aimed_control if guess.aimed else None
+        if settings.controls and control is None:
+            control = f"control_{name}"
+            planned.append(_Planned(control, guess, None, True))
+        if guess.aimed:
+            aimed_control = control
+        planned.append(_Planned(name, guess, control, False))
+    return planned
+
+
+def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[KeyArm]:
+    """The arms of one dimension; guesses that search alike share a process."""
+    network = build_embedding(data.source, dimension, settings.keys, settings.seed)
+    tables = _tables(settings, data.federation, dimension)
+    gan = _build_gan(settings, data, dimension)
+    evaluator = _evaluator(network, tables, data)
+    built: dict[KeySearch | None, tuple[ClientTransform, Any]] = {}
+    for planned in _plan(settings, dimension):
+        guess, federation = planned.guess, data.federation
+        if guess.search not in built:
+            transform = _transform(gan, network, federation, tables, guess)
+            process = build_key_protected(
+                network,
+                training=settings.training,
+                transform=transform,
+                seed=settings.seed,
+            )
+            built[guess.search] = transform, process
+        transform, process = built[guess.search]
+        private = _private(settings, gan, network, federation, tables, guess)
+        if planned.is_control:
+            federation = _control_federation(federation, aimed=guess.aimed)
+        arm = _dssgd_arm(
+            process,
+            network,
+            federation,
+            tables,
+            evaluator,
+            settings,
+            transform=transform,
+            private=private,
+        )
+        yield KeyArm(
+            planned.name,
+            dimension,
+            arm,
+            evaluator,
+            guess,
+            gan,
+            planned.control,
+            planned.is_control,
+        )
+
+
+def _transform(
+    gan: client_gan.ClientGan,
+    network: Network,
+    federation: Federation,
+    tables: Sequence[KeyTable],
+    guess: Guess,
+) -> ClientTransform:
+    """What adversaries with this guess do with their turns."""
+    transform = client_gan.build_client_gan(gan, network)
+    if guess.search is None:
+        return transform
+    num_keys = {len(tables[number].rows) for number in federation.adversaries}
+    if len(num_keys) > 1:
+        raise InputError(
+            f"--guesses has {guess.name!r} with adversaries of different numbers of "
+            "classes: expected as many classes for each; correct --participants"
+        )
+    return build_key_search(guess.search, transform, network, num_keys.pop())
+
+
+def _private(
+    settings: Settings,
+    gan: client_gan.ClientGan,
+    network: Network,
+    federation: Federation,
+    tables: Sequence[KeyTable],
+    guess: Guess,
+) -> dict[int, Any]:
+    """Each adversary's initial state, from its own random stream."""
+    states = {}
+    root = tf.constant(seeding.root(settings.seed))
+    for number, target in zip(federation.adversaries, federation.targets, strict=True):
+        key = first_key(
+            guess,
+            tables[federation.victim(target)].key_of(target),
+            settings.keys.distribution,
+            seed=settings.seed,
+            adversary=number,
+        )
+        seed = seeding.derive(root, Role.PARTICIPANT, number)
+        state = client_gan.initial_state(gan, target=key, seed=seed)
+        if guess.kind is GuessKind.SEARCH:
+            state = initial_search_state(
+                state,
+                own_keys=tables[number].rows,
+                num_parameters=network.num_parameters,
+            )
+        states[number] = state
+    return states
+
+
+def _dssgd_arm(
+    process: Any,
+    network: Network,
+    federation: Federation,
+    tables: Sequence[KeyTable],
+    evaluator: OfflineEvaluator,
+    settings: Settings,
+    **attack: Any,
+) -> DssgdArm:
+    datasets = [
+        local_dataset(table.with_rows_as_labels(part))
+        for table, part in zip(tables, federation.data, strict=True)
+    ]
+    return DssgdArm(
+        process=process,
+        network=network,
+        datasets=datasets,
+        order=TurnOrder.FIXED,  # others are unstable, says section 5.1
+        seed=settings.seed,
+        accuracy=evaluator.accuracy,
+        initial_client_state=client_state_maker(tables),
+        measure=evaluator.measure,
+        **attack,
+    )
+
+
+def _build_gan(settings: Settings, data: Data, dimension: int) -> client_gan.ClientGan:
+    _, generator = papers_networks(
+        data.source.image_shape,
+        data.source.num_classes,
+        settings.generator.base_filters,
+    )
+    return client_gan.ClientGan(
+        generator=generator,
+        optimizer=settings.generator.build_optimizer(),
+        fake_class=FAKES_ROW,
+        aim=client_gan.key_aim(dimension, settings.keys.hit_score),
+        **settings.attack,
+    )
+
+
+def _tables(
+    settings: Settings, federation: Federation, dimension: int
+) -> list[KeyTable]:
+    return draw_tables(federation, dimension, settings.keys.distribution, settings.seed)
+
+
+def _evaluator(
+    network: Network, tables: Sequence[KeyTable], data: Data
+) -> OfflineEvaluator:
+    held = {label for table in tables for label in table.classes}
+    return OfflineEvaluator(network, tables, data.test.of_classes(sorted(held)))
+
+
+def _control_federation(federation: Federation, *, aimed: bool) -> Federation:
+    if aimed:
+        return federation.without_targets()
+    everything = tuple(honest_classes(federation))
+    emptied = dataclasses.replace(federation, targets=everything).without_targets()
+    return dataclasses.replace(emptied, targets=federation.targets)
+
+
+def _check_dimensions(dimensions: Sequence[int]) -> None:
+    if not dimensions or len(set(dimensions)) < len(dimensions):
+        listed = ",".join(map(str, dimensions)) or "empty"
+        raise InputError(
+            f"--dimensions is {listed}: expected at least one, each once; correct the "
+            "list"
+        )
+    for dimension in dimensions:
+        if dimension < 2:
+            raise InputError(
+                f"--dimensions has {dimension}: expected 2 or more; the paper has 10 "
+                "to 16384"
+            )
+
+
+def _check(settings: Settings, federation: Federation) -> None:
+    if settings.study is Study.ACCURACY:
+        if federation.adversaries:
+            raise InputError(
+                "--adversaries is not empty with --study=accuracy: expected honest "
+                "participants; leave it out or choose --study=attack"
+            )
+        return
+    if not federation.adversaries or not settings.guesses:
+        raise InputError(
+            "--adversaries or --guesses is empty with --study=attack: expected a "
+            "participant that attacks and a guess of its key; name one"
+        )
+    for guess in settings.guesses:
+        if guess.search is not None:
+            _check_search(guess, settings.rounds, federation)
+
+
+def _check_search(guess: Guess, rounds: int, federation: Federation) -> None:
+    if guess.search.first_turn >= rounds:
+        raise InputError(
+            f"first_turn is {guess.search.first_turn} with --rounds={rounds} and "
+            f"{guess.name!r} among --guesses: expected it below the rounds, or there "
+            "is no search; correct --search"
+        )
+    for number in federation.adversaries:
+        if not len(federation.data[number]):
+            raise InputError(
+                f"adversary {number} has no data, but --guesses has {guess.name!r}: "
+                "expected pictures to look at; give it classes"
+            )

@@ -1,0 +1,429 @@
+"""Class keys on digits: arms, accuracy by Eq. 4, summaries, going on, bad input."""
+
+# bazel: size = large
+
+import asyncio
+import csv
+import dataclasses
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from computations import dssgd
+from experiments import evaluation as evaluation_lib
+from experiments import key_protected_evaluation as evaluation
+from experiments import key_protected_program as program
+from experiments import key_protected_report
+from experiments.client_gan_program import GeneratorSettings
+from experiments.dssgd_arm import ArmState
+from experiments.federation import build_federation
+from experiments.key_federation import (
+    KeySettings,
+    KeyTable,
+    OfflineEvaluator,
+    overlap,
+)
+from experiments.key_geometry_arm import Geometry
+from experiments.key_guesses import GuessKind, SearchTurns, first_key, parse_guesses
+from experiments.run_clock import RunClock
+from tff_leak.attacks.key_search import SearchMethod
+from tff_leak.data import partition, sources
+from tff_leak.data.sources import Examples
+from tff_leak.defences.key_protection import KeyDistribution, KeyTraining
+from tff_leak.errors import InputError
+from tff_leak.models import layers
+from tff_leak.models.network import flatten, sequential
+from tff_leak.report import results
+from tff_leak.runtime import runtimes
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.reconstructions import read_reconstructions
+from tff_leak.runtime.run_directory import RunDirectory
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _settings(**changes):
+    settings = {
+        "study": program.Study.ATTACK,
+        "rounds": 2,
+        "seed": 0,
+        "dimensions": [8],
+        "keys": KeySettings(fixed_from=16, hidden=8),
+        "training": KeyTraining(),
+        "guesses": parse_guesses(
+            ["known", "1.0", "drift:2"], SearchTurns(first_turn=1)
+        ),
+        "controls": True,
+        "attack": {"generator_steps": 1, "fakes_per_turn": 8, "batch_size": 8},
+        "generator": GeneratorSettings(base_filters=2),
+        "geometry": Geometry(trials=3, keys=4, others=5),
+        "snapshot_every": 1,
+    }
+    return program.Settings(**{**settings, **changes})
+
+
+@functools.cache
+def _data(participants="0-1;2-3", adversaries=(1,), targets=(1,)):
+    source = sources.load("digits")
+    pools = partition.split_pools(source, per_class=8, seed=0)
+    few = [pools.reference.of_class(label).take(range(6)) for label in range(4)]
+    reference = Examples.concatenate(few)
+    return program.Data(
+        source=source,
+        federation=build_federation(
+            source,
+            pools.participants,
+            participants=participants,
+            adversaries=adversaries,
+            targets=targets,
+            seed=0,
+        ),
+        judge=pools.judge,
+        reference=reference,
+        test=reference,
+    )
+
+
+def _run(experiment, directory):
+    runtimes.use("in_process", asynchronous=True)
+    progress = Progress(experiment.settings.rounds, "test", enabled=False)
+    try:
+        return asyncio.run(program.run(experiment, directory, progress))
+    finally:
+        tff.test.set_no_default_context()
+
+
+def _finish(experiment, path):
+    with (
+        RunDirectory.open(path, {"test": True}) as directory,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        quick = functools.partial(evaluation_lib.train_judge, epochs=1)
+        patch.setattr(evaluation_lib, "train_judge", quick)
+        patch.setattr(evaluation, "FINAL_SAMPLES", 12)
+        clock = RunClock(directory, time.monotonic())
+        states = _run(experiment, directory)
+        found = evaluation.evaluate(experiment, states, directory, clock)
+        key_protected_report.write_report(experiment, found, directory)
+    return states, found
+
+
+KEY = np.eye(8, dtype=np.float32)[0]
+
+
+class TestGuesses:
+    KEY = np.array([0.6, 0.8, 0.0, 0.0], np.float32)
+
+    def _first(self, text, adversary=1):
+        (guess,) = parse_guesses([text])
+        return first_key(
+            guess, self.KEY, KeyDistribution.UNIFORM, seed=0, adversary=adversary
+        )
+
+    def test_each_kind_gives_the_key_that_it_says(self):
+        np.testing.assert_array_equal(self._first("known"), self.KEY)
+        distance = np.linalg.norm(self._first("0.5") - self.KEY)
+        np.testing.assert_allclose(distance, 0.5, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(self._first("random")), 1, atol=1e-6)
+        # A search starts where a random guess does; each adversary at its own.
+        np.testing.assert_array_equal(self._first("drift:3"), self._first("random"))
+        assert np.any(self._first("random") != self._first("random", adversary=2))
+
+    def test_a_search_has_its_effort(self):
+        (guess,) = parse_guesses(["best:40"], SearchTurns(first_turn=9))
+        assert guess.search.first_turn == 9
+        assert guess.kind is GuessKind.SEARCH and not guess.aimed
+        assert guess.search.method is SearchMethod.RANDOM
+        assert guess.search.effort == 40
+
+    @pytest.mark.parametrize("text", ["2.1", "-1", "nan", "best", "best:x", "oracle:3"])
+    def test_others_are_refused(self, text):
+        with pytest.raises(InputError, match="expected known, random, a distance"):
+            parse_guesses([text])
+
+    def test_twice_is_refused(self):
+        with pytest.raises(InputError, match="'known' twice"):
+            parse_guesses(["known", "known"])
+
+
+class TestEvaluator:
+    """A network whose outputs are its inputs: embeddings, so, are chosen by hand."""
+
+    network = sequential("same", (1, 1, 3), [layers.reshape(), layers.dense(3)])
+    table = [
+        KeyTable((0, 2), np.eye(3, dtype="f4")[[0, 1]], np.zeros((0, 3), "f4")),
+        KeyTable((1, 2), np.eye(3, dtype="f4")[[2, 0]], np.eye(3, dtype="f4")[[1]]),
+    ]
+
+    def _evaluator(self, embeddings, labels):
+        images = np.array(embeddings, np.float32).reshape([-1, 1, 1, 3])
+        test = Examples(images, np.array(labels, np.int32))
+        return OfflineEvaluator(self.network, self.table, test)
+
+    def _server(self, scale=1.0):
+        parameters = flatten([tf.eye(3) * scale, tf.zeros([3])]).numpy()
+        return dssgd.ServerState(parameters, [], None, None, None, None)
+
+    # Keys: 0 and 2 (participant 1) at e1, 2 (participant 0) at e2, 1 at e3.
+    EXAMPLES = ([0.9, 0.1, 0.0], [0.0, 0.9, 0.1], [0.1, 0.2, 0.9], [0.1, 0.9, 0.2])
+
+    def test_eq_4_over_all_keys_and_over_own_ones(self):
+        evaluator = self._evaluator(self.EXAMPLES, [0, 2, 1, 1])
+        # Right: the first, of equal scores the first key's, 2 by its first key, and 1;
+        # the last is taken for 2.
+        assert evaluator.accuracy(self._server()) == 0.75
+        clients = [_Client(self._server().parameters), _Client(None)]
+        clients[1] = _Client(self._server(-1.0).parameters)
+        state = ArmState(self._server(), clients)
+        # Participant 0 has (0, 2) right. Of participant 1's three, by the opposite
+        # model: 2 at (0, -.9, -.1) has -.0 with its own key of 2 and -.1 with 1;
+        # 1 at (-.1, -.2, -.9) is taken for 2, and so is the last one.
+        found = evaluator.measure(state)
+        assert found["own_accuracy"] == pytest.approx((1.0 + 1 / 3) / 2)
+        assert found["own_accuracy_least"] == pytest.approx(1 / 3)
+
+    def test_scores_of_shared_classes(self):
+        rows = self._evaluator(self.EXAMPLES, [0, 2, 1, 1]).class_scores(self._server())
+        assert [row["class"] for row in rows] == [0, 1, 2]
+        np.testing.assert_allclose(rows[0]["own"], [0.9])
+        np.testing.assert_allclose(rows[2]["own"], [0.9, 0.0], atol=1e-7)
+        np.testing.assert_allclose(rows[2]["others"], 0.1, atol=1e-6)
+        np.testing.assert_allclose(rows[1]["own"], [0.55], atol=1e-6)
+        np.testing.assert_allclose(rows[1]["others"], 0.55, atol=1e-6)
+
+    def test_the_nearest_key_of_the_others(self):
+        key = np.array([0.0, 0.8, 0.6], np.float32)
+        assert overlap(key, self.table, skip=()) == {
+            "product": pytest.approx(0.8),
+            "class": 2,
+        }
+        assert overlap(key, self.table, skip=(0,))["class"] == 1
+
+    def test_labels_become_rows_behind_the_fakes(self):
+        data = Examples(np.zeros((3, 1, 1, 3), "f4"), np.array([2, 1, 2], "i4"))
+        rows = self.table[1].with_rows_as_labels(data).labels
+        assert rows.tolist() == [2, 1, 2]
+        np.testing.assert_array_equal(self.table[1].rows[rows[0]], np.eye(3)[0])
+        data = Examples(data.images, np.array([2, 0, 2], "i4"))
+        assert self.table[0].with_rows_as_labels(data).labels.tolist() == [1, 0, 1]
+
+
+@dataclasses.dataclass
+class _Client:
+    parameters: np.ndarray
+
+
+class TestArms:
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"dimensions": []}, "--dimensions is empty"),
+            ({"dimensions": [8, 8]}, "each once"),
+            ({"dimensions": [1]}, "expected 2 or more"),
+            ({"guesses": []}, "--guesses is empty"),
+            ({"study": program.Study.ACCURACY}, "expected honest participants"),
+            ({"attack": {"generator_steps": 0}}, "generator_steps is 0"),
+            (
+                {"guesses": parse_guesses(["drift:2"])},
+                "first_turn is 20 with --rounds=2",
+            ),
+        ],
+    )
+    def test_contradictions_are_refused(self, changes, message):
+        with pytest.raises(InputError, match=message):
+            program.build_experiment(_settings(**changes), _data())
+
+    def test_a_search_needs_pictures(self):
+        data = _data(participants="0-1;none")
+        with pytest.raises(InputError, match="adversary 1 has no data"):
+            guesses = parse_guesses(["drift:2"], SearchTurns(first_turn=1))
+            program.build_experiment(_settings(guesses=guesses), data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("finished") / "run"
+    experiment = program.build_experiment(_settings(), _data())
+    states, found = _finish(experiment, path)
+    return path, experiment, states, found.summary
+
+
+class TestAttack:
+    def test_controls_lack_what_is_aimed_at(self, finished):
+        federations = finished[1].federations
+        assert {name: kept.control for name, kept in federations.items()} == {
+            "control_known_d8": None,
+            "known_d8": "control_known_d8",
+            "1.0_d8": "control_known_d8",
+            "control_drift_2_d8": None,
+            "drift_2_d8": "control_drift_2_d8",
+        }
+        sizes = {
+            name: [len(next(iter(dataset))[1]) for dataset in kept.arm.datasets[-1:]]
+            for name, kept in federations.items()
+        }
+        assert set(map(tuple, sizes.values())) == {(16,)}
+        for name, honest in (
+            ("known_d8", [0, 1]),
+            ("control_known_d8", [0]),
+            ("control_drift_2_d8", []),
+        ):
+            [rows] = [
+                {int(label) for _, labels in dataset for label in labels}
+                for dataset in federations[name].arm.datasets[:1]
+            ]
+            assert rows == set(honest)
+        # Guesses without a search are one process with different states.
+        arms = {name: kept.arm for name, kept in federations.items()}
+        assert arms["known_d8"].process is arms["1.0_d8"].process
+        assert arms["known_d8"].process is not arms["drift_2_d8"].process
+
+    def test_every_attack_ran_towards_its_own_key(self, finished):
+        _, _, states, summary = finished
+        guesses = [attack["guess"] for attack in summary["attacks"]]
+        assert guesses == ["known", "1.0", "drift:2"]
+        products = [attack["overlap"][0]["product"] for attack in summary["attacks"]]
+        assert products[0] == pytest.approx(1.0, abs=1e-5)
+        # At distance 1 the product is .5 with the key aimed at, and no less with the
+        # nearest of all.
+        assert 0.5 - 1e-5 <= products[1] < 0.99
+        efforts = [attack["effort"] for attack in summary["attacks"]]
+        assert efforts == [None, None, 2]
+        begin = _settings().guesses[2]
+        begin = first_key(begin, KEY, KeyDistribution.UNIFORM, seed=0, adversary=1)
+        [found] = states["drift_2_d8"].clients[1].private.attack.target
+        assert np.any(found != begin)
+        for attack in summary["attacks"]:
+            [note] = states[attack["arm"]].clients[1].private.last_turn.injected
+            assert note == 8
+            assert attack["generator_steps"] == 1.0
+        # Nobody but the adversary carries an attack.
+        honest = states["known_d8"].clients[0]
+        assert all(len(leaf) == 0 for leaf in tf.nest.flatten(honest.private))
+
+    def test_keys_stay_with_their_owners(self, finished):
+        _, experiment, states, _ = finished
+        for name, state in states.items():
+            tables = experiment.federations[name].evaluator.tables
+            for client, table in zip(state.clients, tables, strict=True):
+                np.testing.assert_array_equal(client.training, table.rows)
+
+    def test_without_a_target_the_largest_counts_for_the_control_too(self, finished):
+        known, _, searched = finished[3]["attacks"]
+        assert known["largest"] is None
+        assert [one["target"] for one in known["targets"]] == [1]
+        largest = searched["largest"]
+        assert largest["attack"]["class"] in (0, 1)
+        assert largest["control"]["class"] in (0, 1)
+        assert searched["targets"][0]["target"] == largest["attack"]["class"]
+
+    def test_reconstructions_claim_and_report(self, finished):
+        path, _, _, summary = finished
+        kept = read_reconstructions(path / "reconstructions.npz")
+        assert kept.images.shape == (36, 32, 32, 1)
+        claimed = [attack["targets"][0]["target"] for attack in summary["attacks"]]
+        assert kept.labels.tolist() == list(np.repeat(claimed, 12))
+        assert set(kept.clients) == {0}
+        text = (path / "report.html").read_text()
+        for words in ("Guesses compared", "drift:2, d = 8", "Every reconstruction"):
+            assert words in text
+        assert (path / "figures" / "attack_all.png").stat().st_size > 0
+
+    def test_results_have_a_row_for_each_attack(self, finished, tmp_path):
+        for seed in (0, 1):
+            folder = tmp_path / "keys_digits" / str(seed)
+            folder.mkdir(parents=True)
+            text = json.dumps(finished[3] | {"seed": seed})
+            (folder / "summary.json").write_text(text)
+        page = results.render(tmp_path, {"keys_digits": "What it is."})
+        rows = [line for line in page.splitlines() if line.startswith("| ")]
+        assert sum("drift:2" in row for row in rows) == 2
+        assert "recovered, known, d = 8, target 1:" in page
+        assert "recovered, drift:2, d = 8, control, largest of classes:" in page
+
+    def test_a_run_goes_on_with_the_same_bits(self, finished, tmp_path):
+        states = finished[2]
+        guesses = parse_guesses(["drift:2"], SearchTurns(first_turn=1))
+        settings = _settings(guesses=guesses, controls=False)
+        experiment = program.build_experiment(settings, _data())
+        for rounds in (1, 2):
+            experiment = dataclasses.replace(
+                experiment, settings=dataclasses.replace(settings, rounds=rounds)
+            )
+            with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
+                resumed = _run(experiment, directory)
+        [(name, state)] = resumed.items()
+        for a, b in zip(
+            tf.nest.flatten(state), tf.nest.flatten(states[name]), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_accuracy_of_shared_classes(tmp_path):
+    settings = _settings(
+        study=program.Study.ACCURACY,
+        dimensions=[8, 16],
+        guesses=[],
+        training=KeyTraining(batch_size=8, learning_rate=0.01),
+    )
+    data = _data("0-1;1-2", (), ())
+    experiment = program.build_experiment(settings, data)
+    _, found = _finish(experiment, tmp_path / "run")
+    short, long = found.summary["accuracy"]
+    assert (short["dimension"], long["dimension"]) == (8, 16)
+    # Tested on the three classes that have a key; the shared one has two.
+    assert [len(row["own"]) for row in short["class_scores"]] == [1, 2, 1]
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    turns = [float(last[f"d8/task_accuracy_turn_{turn}"]) for turn in (1, 2)]
+    assert short["participant_accuracy"] == pytest.approx(np.mean(turns))
+    assert short["own_accuracy"] == pytest.approx(float(last["d8/own_accuracy"]))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Mean participant accuracy" in page
+
+
+@pytest.mark.parametrize("study", ["orthogonality", "shared_classes"])
+def test_keys_alone(tmp_path, study):
+    settings = _settings(study=program.Study(study), dimensions=[4, 64])
+    experiment = program.build_experiment(settings, None)
+    _, found = _finish(experiment, tmp_path / "run")
+    rows = found.summary["keys"]
+    assert [(row["dimension"], row["distribution"]) for row in rows] == [
+        (d, name) for d in (4, 64) for name in ("normal", "uniform")
+    ]
+    name = "largest" if study == "orthogonality" else "score_mean"
+    assert all(-1 <= row[name] <= 1 for row in rows)
+    if study == "shared_classes":
+        assert rows[2]["score_least"] > 0.5
+    (tmp_path / "docs" / "keys_fig" / "0").mkdir(parents=True)
+    text = json.dumps(found.summary)
+    (tmp_path / "docs" / "keys_fig" / "0" / "summary.json").write_text(text)
+    assert f"{rows[0][name]:.4f}" in results.render(tmp_path / "docs", {})
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "experiments.run_key_protected",
+            "--guesses=oracle",
+            f"--output_dir={tmp_path / 'run'}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert "--guesses has 'oracle'" in line
+    assert not (tmp_path / "run").exists()
