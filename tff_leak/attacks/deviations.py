@@ -1,0 +1,98 @@
+"""What the strengthened mGAN-AI does and the paper does not.
+
+Wang et al. (INFOCOM 2019) give losses and a schedule, and no more. As written, the
+discriminator's identity head soon tells representatives from everything else by their
+artefacts, the generator satisfies it off the manifold of pictures, and samples asked
+for as the victim's keep the auxiliary set's look. Each way out that this project knows
+is one named setting, off by default, so that the attack of the paper stays the attack
+of the paper. None of them knows what distinguishes the victim.
+"""
+
+import dataclasses
+import enum
+
+from tff_leak.errors import InputError
+
+
+class Mode(enum.Enum):
+    """Which attack it is."""
+
+    PAPER = "paper"
+    STRENGTHENED = "strengthened"
+
+
+@dataclasses.dataclass(frozen=True)
+class Deviations:
+    """Changes to the paper's attack; the defaults are the paper.
+
+    Attributes:
+      auxiliary_as_other: weight in L_id, for D, of auxiliary pictures as "other", so
+        that looking like a representative is not enough to be an other client's.
+      generated_as_other: weight in L_id, for D, of pictures generated as the victim's
+        as "other", so that G cannot rest on what D_id has never seen.
+      victim_as_real: weight in L_real, for D, of the victim's representatives as real,
+        so that what only the victim's pictures have does not count as fake.
+      auxiliary_category: weight, for D, of the cross-entropy of auxiliary pictures'
+        classes, so that its features keep telling classes while it learns reality and
+        identity (AC-GAN, the paper's reference 7, trains D so).
+      class_means: weight, for G, of 1 minus the correlation between the mean picture
+        that it generates for a (category, identity) and that of the representatives
+        with this label. Correlation, as representatives are grey.
+      variety: weight, for G, of what two pictures of one (category, identity) lack in
+        distance: 1 minus their mean L1 over that of two auxiliary pictures of one
+        class, at least 0. Without it G draws one picture of each.
+      held_categories: ask G for the victim's pictures of those classes only that the
+        victim's representatives are of. In the active attack there are none.
+      max_shift: D sees all pictures moved by up to so many pixels along each axis, at
+        random.
+      noise: deviation of the Gaussian noise that is added to all pictures that D sees.
+      representative_rounds: D learns from the representatives of the last so many
+        rounds; 1 is the paper's.
+      start_round: the attack starts at this round, from 0: D's categories are of no
+        use before the shared model's are.
+      alternations: D and G take turns so often within a round, each with its share of
+        the round's steps; 1 is the paper's D, then G.
+      average_decay: samples are drawn from the running mean of G's weights with this
+        decay a step, in [0, 1); 0 is G itself.
+      choose_snapshot: samples are drawn from the G of the round whose `score` was
+        best; otherwise of the last round.
+    """
+
+    auxiliary_as_other: float = 0.0
+    generated_as_other: float = 0.0
+    victim_as_real: float = 0.0
+    auxiliary_category: float = 0.0
+    class_means: float = 0.0
+    variety: float = 0.0
+    held_categories: bool = False
+    max_shift: int = 0
+    noise: float = 0.0
+    representative_rounds: int = 1
+    start_round: int = 0
+    alternations: int = 1
+    average_decay: float = 0.0
+    choose_snapshot: bool = False
+
+    def __post_init__(self):
+        for name in ("representative_rounds", "alternations"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}: expected at least 1, which is "
+                    "the paper's; correct it"
+                )
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise InputError(
+                    f"{field.name} is {getattr(self, field.name)}: expected 0 or more; "
+                    "the default is the paper's"
+                )
+        if not self.average_decay < 1:
+            raise InputError(
+                f"average_decay is {self.average_decay}: expected it in [0, 1); 0 is "
+                "no average"
+            )
+
+    @property
+    def mode(self) -> Mode:
+        """`PAPER` only if nothing differs from the paper."""
+        return Mode.PAPER if self == Deviations() else Mode.STRENGTHENED
