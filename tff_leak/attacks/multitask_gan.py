@@ -216,7 +216,7 @@ def discriminator_loss(
     if deviations.auxiliary_as_other:
         loss += deviations.auxiliary_as_other * _binary(of_real.identity, 0.0)
     if deviations.generated_as_other:
-        as_victim = tf.cast(asked.identity == VICTIM, tf.float32)
+        as_victim = tf.cast(tf.equal(asked.identity, VICTIM), tf.float32)
         loss += deviations.generated_as_other * _binary(
             of_fake.identity, 0.0, as_victim
         )
@@ -402,10 +402,10 @@ def ask(
     )
     identity = tf.fill([distinct], VICTIM)
     if evidence is not None:
-        identity = tf.cast(tf.range(distinct) % 2 == 0, tf.int32)
+        identity = tf.cast(tf.equal(tf.range(distinct) % 2, 0), tf.int32)
         if gan.deviations.held_categories:
             held = _pick(evidence.victim, distinct, seed).labels
-            category = tf.where(identity == VICTIM, held, category)
+            category = tf.where(tf.equal(identity, VICTIM), held, category)
     if distinct < count:
         return Asked(tf.tile(category, [2]), tf.tile(identity, [2]))
     return Asked(category, identity)
@@ -416,7 +416,7 @@ def class_spread(pictures: Labelled) -> tf.Tensor:
     images, labels = pictures.images[:128], pictures.labels[:128]
 
     def to_later(index):
-        alike = (labels == labels[index]) & (tf.range(tf.size(labels)) > index)
+        alike = tf.equal(labels, labels[index]) & (tf.range(tf.size(labels)) > index)
         distances = tf.reduce_mean(tf.abs(images - images[index]), axis=[1, 2, 3])
         chosen = tf.boolean_mask(distances, alike)
         return tf.reduce_sum(chosen), tf.cast(tf.size(chosen), tf.float32)
@@ -479,7 +479,9 @@ def _class_means_loss(
     images = tf.concat([other.images, victim.images], axis=0)
     groups = tf.concat([other.labels, victim.labels + num_categories], axis=0)
     wanted, known = unit_means(images, groups, 2 * num_categories)
-    of_fake = asked.category + tf.where(asked.identity == VICTIM, num_categories, 0)
+    of_fake = asked.category + tf.where(
+        tf.equal(asked.identity, VICTIM), num_categories, 0
+    )
     drawn, present = unit_means(fake, of_fake, 2 * num_categories)
     count = tf.cast(known & present, tf.float32)
     distance = 1.0 - tf.reduce_sum(wanted * drawn, axis=1)

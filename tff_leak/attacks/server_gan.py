@@ -409,7 +409,7 @@ def _judge(
     trainable = _final(attack, state.generator)
     asked = multitask_gan.ask(gan, evidence, 2 * _SCORED, seed)
     drawn = multitask_gan.generate(gan, trainable, asked, seed)
-    victim = asked.identity == VICTIM
+    victim = tf.equal(asked.identity, VICTIM)
     as_victim = tf.boolean_mask(drawn, victim)
     judge = with_classifier(state.discriminator, shared)
     logits = heads(gan.discriminator.outputs(judge, as_victim)).category
@@ -461,7 +461,7 @@ def _identity_share(
         tf.reduce_sum(picture * tf.gather(mean, asked.category), axis=1)
         for mean, _ in means
     )
-    as_asked = tf.equal(to_victim > to_other, asked.identity == VICTIM)
+    as_asked = tf.equal(to_victim > to_other, tf.equal(asked.identity, VICTIM))
     counted = tf.boolean_mask(tf.cast(as_asked, tf.float32), both)
     count = tf.cast(tf.size(counted), tf.float32)
     share = tf.reduce_sum(counted) / tf.maximum(count, 1.0)

@@ -33,6 +33,7 @@ class Role(enum.IntEnum):
     KEYS = 17
     KEY_GUESS = 18
     FIXED_LAYER = 19
+    SERVER_GAN = 26
 
 
 def root(seed: int) -> np.ndarray:
