@@ -253,8 +253,15 @@ def build_passive_finalizer(
                 attack, state, sight, _constant(auxiliary), of_round
             )
 
+        def wait():
+            # Representatives take most of the time, and nobody would look at them.
+            return state._replace(round=state.round + 1)
+
+        def take_part():
+            return tf.cond(server_gan.has_started(attack, state), learn, wait)
+
         teaches = tf.reduce_any(victims) & ~tf.reduce_all(victims)
-        return tf.cond(teaches, learn, lambda: state)
+        return tf.cond(teaches, take_part, lambda: state)
 
     def update(state, weights, after, rows):
         return after, attack_round(state, weights, rows)

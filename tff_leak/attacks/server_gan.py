@@ -261,6 +261,11 @@ def active_round(
     return _attack_unless_over(attack, state, shared, None, auxiliary, seed)
 
 
+def has_started(attack: ServerGan, state: State) -> tf.Tensor:
+    """Whether the next round is one of the attack: `Deviations.start_round`."""
+    return state.round >= attack.gan.deviations.start_round
+
+
 def with_classifier(discriminator: Weights, classifier: Tensors) -> Weights:
     """Puts a classifier's weights into D, which keeps its other two heads.
 
@@ -319,7 +324,7 @@ def _attack_unless_over(
     seed: tf.Tensor,
 ) -> State:
     """Trains D and G, or lets them rest before the start and after the stop."""
-    goes_on = state.round >= attack.gan.deviations.start_round
+    goes_on = has_started(attack, state)
     if attack.stop_share is not None:
         goes_on &= state.streak < attack.stop_window
 
