@@ -8,6 +8,7 @@ privacy, is another experiment.
 # bazel: dep = experiments.run_client_gan
 # bazel: dep = experiments.run_dssgd
 # bazel: dep = experiments.run_model_inversion
+# bazel: dep = experiments.run_server_gan
 
 import ast
 import pathlib
@@ -15,12 +16,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import client_gan_program
+from experiments import client_gan_program, server_gan_program
+from experiments.server_gan_representatives import Matching
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
+from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
 from tff_leak.attacks.model_inversion import ModelInversion
+from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.training import LocalSgd
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -28,6 +33,7 @@ BINARIES = {
     "client_gan": "run_client_gan",
     "dssgd": "run_dssgd",
     "model_inversion": "run_model_inversion",
+    "server_gan": "run_server_gan",
 }
 """By `config.json`'s experiment."""
 
@@ -37,6 +43,11 @@ _SETTINGS = {
     "generator": client_gan_program.GeneratorSettings,
     "inversion": ModelInversion,
     "sparse_vector": SparseVector,
+}
+_SERVER_GAN_SETTINGS = {
+    "training": BatchSgd,
+    "gan": server_gan_program.GanSettings,
+    "matching": Matching,
 }
 # What a run may choose without being another experiment.
 _FREE = {"output_dir", "data_dir", "seed", "threads"}
@@ -91,12 +102,15 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
     for name in ("targets", "dataset"):
         if name not in given:
             expected.pop(name, None)  # Not every binary has them.
+    of_server = config["experiment"] == "server_gan"
+    settings = _SERVER_GAN_SETTINGS if of_server else _SETTINGS
     found = []
     for name, value in expected.items():
         if name in _FREE:
             continue
-        if name in _SETTINGS or name == "attack":
-            found += _settings_differences(name, value or "", config.get(name))
+        if name in settings or name in ("attack", "deviations"):
+            wanted = _wanted_settings(name, value or "", expected, settings)
+            found += _settings_differences(name, value, wanted, config.get(name))
         elif name == "arms":
             if not set(_text(value).split(",")) <= set(config["arms"]):
                 found.append(f"arms={_text(config['arms'])}, expected {_text(value)}")
@@ -105,16 +119,32 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _settings_differences(name: str, text: str, found: Any) -> list[str]:
-    """Of one flag that sets the fields of a dataclass."""
+def _wanted_settings(
+    name: str, text: str, flags: Mapping[str, Any], settings: Mapping[str, type]
+) -> dict[str, Any] | None:
+    """What a flag that sets the fields of a dataclass stands for; None for nothing."""
     if name == "sparse_vector" and not text:
-        return [] if not found else [f"sparse_vector={found}, expected none"]
+        return None
+    if name == "deviations":
+        mode = deviations_of(Mode(flags["mode"]))
+        return plain(mode) | parse(Deviations, text, flag=name)
+    if name == "attack" and settings is _SERVER_GAN_SETTINGS:
+        fixed = server_gan_program.FIXED_ATTACK_FIELDS
+        given = parse(ServerGan, text, flag=name, given=fixed)
+        return server_gan_program.attack_config(given)
     if name == "attack":
         fixed = client_gan_program.FIXED_ATTACK_FIELDS
         given = parse(ClientGan, text, flag=name, given=fixed)
-        expected = client_gan_program.attack_config(given)
-    else:
-        expected = plain(_SETTINGS[name](**parse(_SETTINGS[name], text, flag=name)))
+        return client_gan_program.attack_config(given)
+    return plain(settings[name](**parse(settings[name], text, flag=name)))
+
+
+def _settings_differences(
+    name: str, text: str, expected: Mapping[str, Any] | None, found: Any
+) -> list[str]:
+    """Of one flag that sets the fields of a dataclass."""
+    if expected is None:
+        return [] if not found else [f"{name}={found}, expected none"]
     found = found or {}
     # A field that a run does not know is younger than the run, which had its default.
     return [

@@ -1,7 +1,8 @@
 """A malicious server's attack on one client: mGAN-AI (Wang et al., INFOCOM 2019).
 
     python -m experiments.run_server_gan \
-        --flagfile=experiments/configs/mgan_fig4_quick.flags --output_dir=runs/mgan
+        --flagfile=experiments/configs/mgan_fig4_strengthened_quick.flags \
+        --output_dir=runs/mgan
 
 Runs the attack and its control side by side, scores what the server drew, and writes a
 report. The same command goes on with a run that was interrupted.
@@ -176,11 +177,6 @@ def _data(seed: int) -> Data:
 def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
     settings = experiment.settings
-    attack = {
-        field.name: getattr(experiment.attack, field.name)
-        for field in dataclasses.fields(ServerGan)
-        if field.name != "gan"
-    }
     return {
         "experiment": "server_gan",
         "dataset": _DATASET.value,
@@ -199,7 +195,7 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
         "deviations": plain(settings.deviations),
         "training": plain(settings.training),
         "batch_size": settings.batch_size,
-        "attack": attack,
+        "attack": server_gan_program.attack_config(settings.attack),
         "gan": plain(settings.gan),
         "matching": plain(settings.matching),
         "snapshot_every": settings.snapshot_every,

@@ -150,6 +150,16 @@ class Evaluation:
     drawn: Sequence[PropertyInputs]
 
 
+def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the server's settings with their defaults, for `config.json`."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(ServerGan)
+        if field.name not in FIXED_ATTACK_FIELDS
+    }
+    return {**defaults, **attack}
+
+
 def build_experiment(settings: Settings, data: Data) -> Experiment:
     """Builds the arms of a run.
 

@@ -5,13 +5,17 @@ import re
 
 import pytest
 
-from experiments import presets
+from experiments import presets, server_gan_program
 from experiments.client_gan_program import FIXED_ATTACK_FIELDS, GeneratorSettings
-from experiments.settings import build_optional, parse
+from experiments.server_gan_representatives import Matching
+from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.client_gan import ClientGan
+from tff_leak.attacks.deviations import STRENGTHENED, Deviations
 from tff_leak.attacks.model_inversion import ModelInversion
+from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.training import LocalSgd
 
 CONFIGS = sorted(presets.CONFIGS.glob("*.flags"))
@@ -21,12 +25,17 @@ SETTINGS = {
     "training": LocalSgd,
     "generator": GeneratorSettings,
     "inversion": ModelInversion,
+    "gan": server_gan_program.GanSettings,
+    "matching": Matching,
+    "deviations": Deviations,
 }
 
 
 def _binary(preset: pathlib.Path) -> str:
     if preset.stem.startswith("dssgd"):
         return "run_dssgd"
+    if preset.stem.startswith("mgan"):
+        return "run_server_gan"
     return "run_model_inversion" if "_mi_" in preset.stem else "run_client_gan"
 
 
@@ -36,11 +45,17 @@ def test_its_flags_and_settings_exist(preset):
     defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
     flags = presets.read(preset)
     assert set(flags) <= defined
+    of_server = _binary(preset) == "run_server_gan"
+    settings = SETTINGS | ({"training": BatchSgd} if of_server else {})
     for name, text in flags.items():
-        if name in SETTINGS:
+        if name in settings:
             # Out-of-range values are refused here as well.
-            SETTINGS[name](**parse(SETTINGS[name], text, flag=name))
+            settings[name](**parse(settings[name], text, flag=name))
     attack = flags.get("attack", "")
+    if of_server:
+        fixed = server_gan_program.FIXED_ATTACK_FIELDS
+        parse(ServerGan, attack, flag="attack", given=fixed)
+        return
     parse(ClientGan, attack, flag="attack", given=FIXED_ATTACK_FIELDS)
     private = flags.get("sparse_vector", "")
     assert bool(build_optional(SparseVector, private, flag="sparse_vector")) == bool(
@@ -151,3 +166,29 @@ def test_targets_that_a_preset_names_are_the_runs():
     preset = presets.CONFIGS / "hitaj_fig10_small.flags"
     config = _config(sharing={}, attack={"generator_steps": 20})
     assert any("targets=2" in text for text in presets.differences(preset, config))
+
+
+def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
+    preset = presets.CONFIGS / "mgan_fig4_strengthened.flags"
+    config = {
+        "experiment": "server_gan",
+        "mode": "strengthened",
+        "rounds": 30,
+        "angle": -35.0,
+        "arms": ["attack", "control", "honest"],
+        "training": plain(BatchSgd(0.002)),
+        "attack": {"generator_steps": 60, "stop_share": None},
+        "deviations": plain(STRENGTHENED),
+        "gan": {"learning_rate": 0.0005, "planes": 32},
+        "matching": plain(Matching()),
+    }
+    assert presets.differences(preset, config) == []
+    for changes, named in (
+        ({"deviations": plain(Deviations())}, "deviations noise=0.0, expected 0.2"),
+        ({"attack": {"stop_share": 0.5}}, "attack stop_share=0.5, expected None"),
+        ({"gan": {"planes": 16}}, "gan planes=16, expected 32"),
+        ({"angle": 40.0}, "angle=40.0, expected -35"),
+        ({"training": plain(BatchSgd(0.1))}, "training learning_rate=0.1"),
+    ):
+        found = presets.differences(preset, config | changes)
+        assert any(text.startswith(named) for text in found), (named, found)
