@@ -95,8 +95,8 @@ def _build_passive(attack=None, **changes):
 
 
 @functools.cache
-def _passive():
-    return _build_passive()
+def _passive(of_d=1):
+    return _build_passive(_attack(of_d))
 
 
 @functools.cache
@@ -134,9 +134,15 @@ def _same(first, second):
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
+@functools.cache
+def _context():
+    """One for all tests: it keeps what it has compiled."""
+    return InProcessContext()
+
+
 @pytest.fixture
 def in_process():
-    tff.framework.set_default_context(InProcessContext())
+    tff.framework.set_default_context(_context())
     yield
     tff.test.set_no_default_context()
 
@@ -186,8 +192,7 @@ class TestPassive:
         return start, updates
 
     def test_d_starts_from_the_victims_model(self):
-        process = _build_passive(_attack(of_d=0))
-        state, _ = _run(process, _clients())
+        state, _ = _run(_passive(of_d=0), _clients())
         start, updates = self._updates()
         known = server_gan.as_classifier(state.finalizer.attack.discriminator)
         for client, expected in ((VICTIM, True), (IDS[0], False)):
