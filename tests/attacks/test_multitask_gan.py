@@ -356,16 +356,33 @@ def test_pictures_are_shifted_each_by_its_own_whole_pixels():
     assert len({bytes(s.numpy()) for s in seeds}) > 3
 
 
-def test_augmentation_is_off_in_the_paper_and_differs_from_step_to_step():
-    off = multitask_gan._augment(Deviations(), REAL.images, SEED)
-    np.testing.assert_array_equal(off, REAL.images)
-    on = Deviations(noise=0.1)
-    one, other = (
-        multitask_gan._augment(on, REAL.images, tf.constant([0, s])) for s in (1, 2)
-    )
-    assert np.abs(one - other).max() > 0.1
+def test_disguises_by_hand_and_from_step_to_step():
+    pictures = REAL.images
+    noise = multitask_gan._disguise(Deviations(noise=0.1), pictures, SEED) - pictures
     # 128 draws: the deviation's own deviation is 0.006.
-    assert abs(float(tf.math.reduce_std(one - REAL.images)) - 0.1) < 0.03
+    assert abs(float(tf.math.reduce_std(noise)) - 0.1) < 0.03
+    found = multitask_gan._disguise(Deviations(recolour=0.6), pictures, SEED).numpy()
+    for before, after in zip(pictures.numpy(), found, strict=True):
+        contrast, brightness = np.polyfit(before.ravel(), after.ravel(), 1)
+        np.testing.assert_allclose(contrast * before + brightness, after, atol=1e-5)
+        assert 0.4 <= contrast <= 1.0
+        assert -0.3 <= brightness <= 0.3
+    other = multitask_gan._disguise(Deviations(recolour=0.6), pictures, SEED + 1)
+    assert np.abs(found - other).max() > 0.1
+
+
+def test_only_the_identity_task_sees_disguises():
+    plain, disguised = (
+        multitask_gan._answers(
+            gan, WEIGHTS, [REAL.images, EVIDENCE.victim.images], SEED
+        )
+        for gan in (_gan(), _gan(recolour=0.5, noise=0.1))
+    )
+    for one, other in zip(plain, disguised, strict=True):
+        np.testing.assert_array_equal(one.reality, other.reality)
+        np.testing.assert_array_equal(one.category, other.category)
+        assert np.abs(one.identity - other.identity).max() > 1e-3
+    assert [len(one.identity) for one in plain] == [8, 6]
 
 
 def test_modes():
@@ -380,6 +397,7 @@ def test_modes():
     [
         (lambda: Deviations(noise=-1.0), "noise is -1.0: expected 0 or more"),
         (lambda: Deviations(average_decay=1.0), "average_decay is 1.0: expected it in"),
+        (lambda: Deviations(recolour=1.0), "recolour is 1.0: expected it in"),
         (lambda: Deviations(alternations=0), "alternations is 0: expected at least 1"),
         (lambda: _gan(batch_size=7), "batch_size is 7: expected an even number"),
         (

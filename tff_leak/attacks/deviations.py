@@ -45,7 +45,11 @@ class Deviations:
         victim's representatives are of. In the active attack there are none.
       max_shift: D sees all pictures moved by up to so many pixels along each axis, at
         random.
-      noise: deviation of the Gaussian noise that is added to all pictures that D sees.
+      recolour: in [0, 1): D_id sees all pictures with contrast multiplied by a number
+        in [1 - recolour, 1] and brightness shifted by up to half of recolour, at
+        random. Representatives are grey, and D_id would otherwise tell them by that.
+      noise: deviation of Gaussian noise in the pictures that D_id sees, for the same
+        reason. D_real sees all pictures as they are, but moved.
       representative_rounds: D learns from the representatives of the last so many
         rounds; 1 is the paper's.
       start_round: the attack starts at this round, from 0: D's categories are of no
@@ -66,6 +70,7 @@ class Deviations:
     variety: float = 0.0
     held_categories: bool = False
     max_shift: int = 0
+    recolour: float = 0.0
     noise: float = 0.0
     representative_rounds: int = 1
     start_round: int = 0
@@ -86,11 +91,12 @@ class Deviations:
                     f"{field.name} is {getattr(self, field.name)}: expected 0 or more; "
                     "the default is the paper's"
                 )
-        if not self.average_decay < 1:
-            raise InputError(
-                f"average_decay is {self.average_decay}: expected it in [0, 1); 0 is "
-                "no average"
-            )
+        for name in ("average_decay", "recolour"):
+            if not getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}: expected it in [0, 1); 0 is the "
+                    "paper's"
+                )
 
     @property
     def mode(self) -> Mode:

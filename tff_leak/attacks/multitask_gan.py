@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from tff_leak.attacks.deviations import Deviations
 from tff_leak.errors import InputError
-from tff_leak.models.discriminators import heads
+from tff_leak.models.discriminators import Heads, heads
 from tff_leak.models.generators import uniform_latents
 from tff_leak.models.network import Network, Tensors, Weights
 from tff_leak.models.training import cross_entropy
@@ -35,7 +35,7 @@ VICTIM = 1
 OTHER = 0
 
 # Streams below a step's seed, beside `Role.LATENT`.
-_CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE = range(100, 106)
+_CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR = range(100, 107)
 
 
 class Labelled(NamedTuple):
@@ -196,14 +196,11 @@ def discriminator_loss(
       float32, in nats.
     """
     deviations = gan.deviations
-    kinds = [real.images, fake]
-    if evidence is not None:
-        kinds += [evidence.victim.images, evidence.other.images]
-    seen = _augment(deviations, tf.concat(kinds, axis=0), seed)
-    outputs = tf.split(
-        gan.discriminator.outputs(weights, seen), [tf.shape(k)[0] for k in kinds]
-    )
-    of_real, of_fake = heads(outputs[0]), heads(outputs[1])
+    if evidence is None:
+        pictures = [real.images, fake]
+    else:
+        pictures = [real.images, fake, evidence.victim.images, evidence.other.images]
+    of_real, of_fake, *of_clients = _answers(gan, weights, pictures, seed)
     loss = reality_loss(of_real.reality, of_fake.reality)
     if deviations.auxiliary_category:
         loss += deviations.auxiliary_category * cross_entropy(
@@ -211,7 +208,7 @@ def discriminator_loss(
         )
     if evidence is None:
         return loss
-    victim, other = heads(outputs[2]), heads(outputs[3])
+    victim, other = of_clients
     loss += identity_loss(victim.identity, other.identity)
     if deviations.auxiliary_as_other:
         loss += deviations.auxiliary_as_other * _binary(of_real.identity, 0.0)
@@ -249,8 +246,7 @@ def generator_loss(
     Returns:
       float32, in nats.
     """
-    seen = _augment(gan.deviations, fake, seed)
-    of_fake = heads(gan.discriminator.outputs(weights, seen))
+    [of_fake] = _answers(gan, weights, [fake], seed)
     loss = cross_entropy(of_fake.category, asked.category)
     loss += _binary(of_fake.reality, 1.0)
     if gan.deviations.variety:
@@ -532,10 +528,34 @@ def _binary(
     return tf.reduce_sum(weights * losses) / tf.maximum(tf.reduce_sum(weights), 1.0)
 
 
-def _augment(deviations: Deviations, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Moves pictures and adds noise; differentiable, neither can turn a picture."""
+def _answers(
+    gan: MultitaskGan, weights: Weights, pictures: list[tf.Tensor], seed: tf.Tensor
+) -> list[Heads]:
+    """D's answers to several sets of pictures, seen as the deviations say."""
+    deviations = gan.deviations
+    sizes = [tf.shape(part)[0] for part in pictures]
+    seen = tf.concat(pictures, axis=0)
     if deviations.max_shift:
-        images = _shift(images, deviations.max_shift, derive(seed, _SHIFT))
+        seen = _shift(seen, deviations.max_shift, derive(seed, _SHIFT))
+    outputs = tf.split(gan.discriminator.outputs(weights, seen), sizes)
+    answers = [heads(part) for part in outputs]
+    if not (deviations.noise or deviations.recolour):
+        return answers
+    disguised = _disguise(deviations, seen, seed)
+    outputs = tf.split(gan.discriminator.outputs(weights, disguised), sizes)
+    return [
+        answer._replace(identity=heads(part).identity)
+        for answer, part in zip(answers, outputs, strict=True)
+    ]
+
+
+def _disguise(deviations: Deviations, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Changes contrast and brightness and adds noise, which cannot turn a picture."""
+    if deviations.recolour:
+        width = deviations.recolour
+        shape = [2, tf.shape(images)[0], 1, 1, 1]
+        drawn = tf.random.stateless_uniform(shape, derive(seed, _COLOUR))
+        images = (1.0 - width * drawn[0]) * images + width * (drawn[1] - 0.5)
     if deviations.noise:
         images += tf.random.stateless_normal(
             tf.shape(images), derive(seed, _NOISE), stddev=deviations.noise
