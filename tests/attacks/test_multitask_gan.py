@@ -167,10 +167,11 @@ class TestLossesByHand:
         assert loss(images[1:2], (0, OTHER)) == 0
 
     def test_variety_by_hand(self):
-        # Two pairs: one the same, one 0.5 apart in every pixel.
-        flat = tf.zeros([2, *SHAPE])
-        far = tf.concat([flat[:1], flat[1:] + 0.5], axis=0)
-        fakes = tf.concat([flat, far], axis=0)
+        # Two pairs: one the same but for its shades, one uncorrelated.
+        halves = np.full([3, 16], -1.0, np.float32)
+        halves[0, :8], halves[1, 8:], halves[2, ::2] = 1.0, 1.0, 1.0
+        above, below, stripes = tf.constant(halves.reshape(3, 1, *SHAPE))
+        fakes = tf.concat([above, below, 0.2 * above - 0.3, stripes], axis=0)
         asked = Asked(tf.constant([0, 1, 0, 1]), tf.fill([4], VICTIM))
 
         def added(spread):
@@ -179,14 +180,20 @@ class TestLossesByHand:
                 _echo_gan(variety=2.0), *args
             ) - multitask_gan.generator_loss(_echo_gan(), *args)
 
-        np.testing.assert_allclose(added(1.0), 2 * 0.75, rtol=1e-5)
-        np.testing.assert_allclose(added(0.2), 0.0, atol=1e-6)
+        np.testing.assert_allclose(added(1.0), 2 * (1 - 0.5), rtol=1e-5)
+        np.testing.assert_allclose(added(0.4), 0.0, atol=1e-6)
 
 
 def test_class_spread_is_within_classes():
-    images = tf.reshape([0.0, 0.4, 1.0, -1.0], [4, 1, 1, 1])
-    pictures = Labelled(images, tf.constant([5, 5, 2, 7]))
-    np.testing.assert_allclose(multitask_gan.class_spread(pictures), 0.4, rtol=1e-6)
+    halves = np.full([4, 16], -1.0, np.float32)
+    halves[0, :8], halves[1, ::2], halves[2, 8:], halves[3, 8:] = 1.0, 1.0, 1.0, 1.0
+    pictures = Labelled(
+        tf.constant(halves.reshape(4, *SHAPE)), tf.constant([5, 5, 2, 7])
+    )
+    # Above and stripes are uncorrelated; all other pairs are of two classes.
+    np.testing.assert_allclose(multitask_gan.class_spread(pictures), 1.0, rtol=1e-5)
+    alone = Labelled(pictures.images[1:], pictures.labels[1:])
+    assert multitask_gan.class_spread(alone) == 0
 
 
 class TestGradients:

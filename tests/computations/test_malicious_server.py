@@ -95,8 +95,21 @@ def _build_passive(attack=None, **changes):
 
 
 @functools.cache
-def _passive(of_d=1):
-    return _build_passive(_attack(of_d))
+def _passive():
+    return _build_passive()
+
+
+@functools.cache
+def _resting():
+    """D does not train, and the honest step is half as long."""
+
+    def half(weights_type, aggregate_type):
+        assert weights_type.trainable == aggregate_type
+        return tff.learning.templates.build_apply_optimizer_finalizer(
+            tff.learning.optimizers.build_sgdm(0.5), weights_type
+        )
+
+    return _build_passive(_attack(of_d=0), finalizer=half)
 
 
 @functools.cache
@@ -105,10 +118,11 @@ def _honest():
 
 
 @functools.cache
-def _active(victim_in_average=True):
+def _active(victim_in_average):
+    """Of the two kinds, the one without the victim has a D that does not train."""
     return build_active_mgan(
         CLASSIFIER,
-        _attack(),
+        _attack(of_d=int(victim_in_average)),
         victim=VICTIM,
         auxiliary=AUXILIARY,
         victim_in_average=victim_in_average,
@@ -192,7 +206,7 @@ class TestPassive:
         return start, updates
 
     def test_d_starts_from_the_victims_model(self):
-        state, _ = _run(_passive(of_d=0), _clients())
+        state, _ = _run(_resting(), _clients())
         start, updates = self._updates()
         known = server_gan.as_classifier(state.finalizer.attack.discriminator)
         for client, expected in ((VICTIM, True), (IDS[0], False)):
@@ -231,18 +245,13 @@ class TestPassive:
         assert _same(one, other)
 
     def test_an_own_honest_finalizer(self):
-        def half(weights_type, aggregate_type):
-            del aggregate_type
-            return tff.learning.templates.build_apply_optimizer_finalizer(
-                tff.learning.optimizers.build_sgdm(0.5), weights_type
-            )
-
-        state, _ = _run(_build_passive(finalizer=half), _clients())
-        honest = build_fed_avg(
-            CLASSIFIER, training=TRAINING, seed=3, server_learning_rate=0.5
-        )
-        expected, _ = _run(honest, _datasets())
-        assert _same(state.global_model_weights, expected.global_model_weights)
+        state, _ = _run(_resting(), _clients())
+        start, updates = self._updates()
+        for tensor, before, *moves in zip(
+            state.global_model_weights.trainable, start, *updates.values(), strict=True
+        ):
+            expected = before - 0.5 * np.mean(moves, axis=0)
+            np.testing.assert_allclose(tensor, expected, atol=1e-6)
 
 
 def _by_hand(weights, dataset, rate=0.1):
@@ -313,15 +322,7 @@ class TestActive:
 @pytest.mark.usefixtures("in_process")
 def test_d_goes_on_from_what_the_victim_made_of_it():
     """Without steps of D, M_iso is the victim's own local model, round after round."""
-    process = build_active_mgan(
-        CLASSIFIER,
-        _attack(of_d=0),
-        victim=VICTIM,
-        auxiliary=AUXILIARY,
-        training=TRAINING,
-        seed=3,
-    )
-    state, _ = _run(process, _clients(), rounds=2)
+    state, _ = _run(_active(False), _clients(), rounds=2)
     weights = _honest().initialize().global_model_weights.trainable
     for _ in range(2):
         update = _by_hand(weights, _datasets()[1])

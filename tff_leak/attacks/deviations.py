@@ -39,8 +39,9 @@ class Deviations:
         that it generates for a (category, identity) and that of the representatives
         with this label. Correlation, as representatives are grey.
       variety: weight, for G, of what two pictures of one (category, identity) lack in
-        distance: 1 minus their mean L1 over that of two auxiliary pictures of one
-        class, at least 0. Without it G draws one picture of each.
+        distance: 1 minus it over that of two auxiliary pictures of one class, at least
+        0; the distance is 1 minus their correlation, as that in L1 is soon reached by
+        backgrounds of different shades. Without it G draws one picture of each.
       held_categories: ask G for the victim's pictures of those classes only that the
         victim's representatives are of. In the active attack there are none.
       max_shift: D sees all pictures moved by up to so many pixels along each axis, at
@@ -107,12 +108,12 @@ class Deviations:
 STRENGTHENED = Deviations(
     auxiliary_as_other=0.5,
     generated_as_other=0.5,
-    victim_as_real=0.25,
     auxiliary_category=1.0,
     class_means=1.0,
     variety=0.15,
     held_categories=True,
     max_shift=1,
+    recolour=0.6,
     noise=0.2,
     representative_rounds=8,
     start_round=8,

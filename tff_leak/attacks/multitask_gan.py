@@ -250,9 +250,11 @@ def generator_loss(
     loss = cross_entropy(of_fake.category, asked.category)
     loss += _binary(of_fake.reality, 1.0)
     if gan.deviations.variety:
-        one, other = tf.split(fake, 2)
-        distance = tf.reduce_mean(tf.abs(one - other))
-        loss += gan.deviations.variety * tf.nn.relu(1.0 - distance / spread)
+        one, other = (unit(half) for half in tf.split(fake, 2))
+        distance = 1.0 - tf.reduce_mean(tf.reduce_sum(one * other, axis=1))
+        loss += gan.deviations.variety * tf.nn.relu(
+            1.0 - distance / tf.maximum(spread, 1e-6)
+        )
     if evidence is None:
         return loss
     loss += _binary(of_fake.identity, tf.cast(asked.identity, tf.float32))
@@ -408,21 +410,16 @@ def ask(
 
 
 def class_spread(pictures: Labelled) -> tf.Tensor:
-    """Mean L1 (0 to 2) of two of the first 128 pictures that are of one class."""
-    images, labels = pictures.images[:128], pictures.labels[:128]
+    """Mean of 1 - correlation of two of the first 128 pictures that are of one class.
 
-    def to_later(index):
-        alike = tf.equal(labels, labels[index]) & (tf.range(tf.size(labels)) > index)
-        distances = tf.reduce_mean(tf.abs(images - images[index]), axis=[1, 2, 3])
-        chosen = tf.boolean_mask(distances, alike)
-        return tf.reduce_sum(chosen), tf.cast(tf.size(chosen), tf.float32)
-
-    sums, counts = tf.map_fn(
-        to_later,
-        tf.range(tf.size(labels)),
-        fn_output_signature=(tf.float32, tf.float32),
-    )
-    return tf.reduce_sum(sums) / tf.maximum(tf.reduce_sum(counts), 1.0)
+    0 where no two are.
+    """
+    labels = pictures.labels[:128]
+    vectors = unit(pictures.images[:128])
+    distances = 1.0 - tf.matmul(vectors, vectors, transpose_b=True)
+    alike = tf.equal(labels[:, tf.newaxis], labels[tf.newaxis, :])
+    pairs = tf.cast(alike, tf.float32) - tf.eye(tf.size(labels))
+    return tf.reduce_sum(pairs * distances) / tf.maximum(tf.reduce_sum(pairs), 1.0)
 
 
 def unit(images: tf.Tensor) -> tf.Tensor:
