@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import figure
 
 from experiments.report_parts import metrics_rows
 from experiments.server_gan_program import (
@@ -121,7 +122,9 @@ def _overview(
     experiment: Experiment, drawn: Sequence[PropertyInputs], directory: RunDirectory
 ) -> html.Section:
     """The paper's Fig. 4: real pictures, representatives and samples, by class."""
-    pictures = []
+    together = _together(drawn)
+    figures.save(together, directory.figures / "attack_all.png")
+    pictures = [("All classes: the first of each set", figures.png(together))]
     for one in drawn:
         sets = {"others": one.others, "private": one.private, **one.sets}
         # Not chosen: the first of each.
@@ -144,6 +147,16 @@ def _overview(
         "asked for the class as others' and as the victim's. Pictures are not selected."
     )
     return html.Section("What the server drew", text, figures=pictures, wide=True)
+
+
+def _together(drawn: Sequence[PropertyInputs]) -> figure.Figure:
+    """The first pictures of the sets that all classes have, classes side by side."""
+    parts = [{"others": o.others, "private": o.private, **o.sets} for o in drawn]
+    rows = {}
+    for name, text in _ROWS.items():
+        if all(name in sets and len(sets[name]) >= _PER_CLASS for sets in parts):
+            rows[text] = np.concatenate([sets[name][:_PER_CLASS] for sets in parts])
+    return figures.picture_rows(rows)
 
 
 def _over_rounds(experiment: Experiment, directory: RunDirectory) -> html.Section:

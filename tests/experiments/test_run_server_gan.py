@@ -156,7 +156,7 @@ def test_figures_of_a_run(finished):
     asked = {(arm, c, i) for arm in ("attack", "control") for c in held for i in (0, 1)}
     assert set(looks[3]) == asked
     names = {path.name for path in directory.figures.iterdir()}
-    assert {f"attack_{label}.png" for label in held} <= names
+    assert {f"attack_{label}.png" for label in held} | {"attack_all.png"} <= names
     assert {"task_accuracy.png", "leaning.png", "score.png"} <= names
 
 

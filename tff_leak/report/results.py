@@ -18,6 +18,7 @@ from tff_leak.report.results_tables import (
     dssgd,
     model_inversion,
     overview_row,
+    server_gan,
     table,
 )
 
@@ -52,7 +53,10 @@ _TABLES: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "client_gan": client_gan,
     "dssgd": dssgd,
     "model_inversion": model_inversion,
+    "server_gan": server_gan,
 }
+# Their figures are others than those of the overview.
+_APART = ("dssgd", "server_gan")
 
 
 def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
@@ -74,7 +78,7 @@ def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
     rows = [
         overview_row(f"[{name}](#{name})", [summary for _, summary in runs])
         for name, runs in read.items()
-        if runs[0][1]["experiment"] != "dssgd"
+        if runs[0][1]["experiment"] not in _APART
     ]
     parts = [_HEAD]
     if rows:
