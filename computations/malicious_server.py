@@ -241,14 +241,12 @@ def build_passive_finalizer(
                 derive(of_round, _REPRESENTATIVES),
             )
             _check_found(attack, images, labels)
-            sight = Sight(
-                shared=shared,
-                victim=_models_of(victims, shared, updates, update_scale),
-                representatives=Evidence(
-                    _of_clients(victims, images, labels),
-                    _of_clients(~victims, images, labels),
-                ),
+            found = Evidence(
+                _of_clients(victims, images, labels),
+                _of_clients(~victims, images, labels),
             )
+            model = _models_of(victims, shared, updates, update_scale)
+            sight = Sight(shared, model, found)
             return server_gan.passive_round(
                 attack, state, sight, _constant(auxiliary), of_round
             )
@@ -487,19 +485,7 @@ def _build_finalizer(
       update: `(attack's state, weights before, weights after the honest step, rows)`
         to the weights that are published and the attack's next state.
     """
-    if not is_observed(observed_type):
-        raise InputError(
-            "the aggregation shows the server no rows: expected an observing one; "
-            "wrap it in attacks.observation.observing_factory"
-        )
-    if honest_builder is None:
-        rate_one = tff.learning.optimizers.build_sgdm(1.0)
-        honest = tff.learning.templates.build_apply_optimizer_finalizer(
-            rate_one, weights_type
-        )
-    else:
-        honest = honest_builder(weights_type, observed_type.aggregate)
-    honest = aggregate_only(honest, observed_type)
+    honest = _build_honest(weights_type, observed_type, honest_builder)
     honest_state, weights, observed = honest.next.type_signature.parameter
 
     initial_attack = tff.tensorflow.computation(initial)
@@ -536,6 +522,25 @@ def _build_finalizer(
         )
 
     return tff.learning.templates.FinalizerProcess(initialize, next_round)
+
+
+def _build_honest(
+    weights_type: tff.Type, observed_type: tff.Type, builder: FinalizerBuilder | None
+) -> tff.learning.templates.FinalizerProcess:
+    """The finalizer to hide behind, which takes the aggregate and ignores the rows."""
+    if not is_observed(observed_type):
+        raise InputError(
+            "the aggregation shows the server no rows: expected an observing one; "
+            "wrap it in attacks.observation.observing_factory"
+        )
+    if builder is None:
+        rate_one = tff.learning.optimizers.build_sgdm(1.0)
+        honest = tff.learning.templates.build_apply_optimizer_finalizer(
+            rate_one, weights_type
+        )
+    else:
+        honest = builder(weights_type, observed_type.aggregate)
+    return aggregate_only(honest, observed_type)
 
 
 def _models_of(

@@ -66,17 +66,10 @@ def build_find_representatives(
                 gap = _gap(network, weights, wanted, images, labels) / size
                 objective = gap + settings.variation * _variation(images) / count
             gradient = tape.gradient(objective, points)
-            done = tf.cast(index, tf.float32)
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * gradient**2
-            rate = (
-                0.5
-                * settings.rate
-                * (1.0 + tf.cos(math.pi * done / settings.iterations))
-            )
-            move = first / (1.0 - 0.9 ** (done + 1.0))
-            move /= tf.sqrt(second / (1.0 - 0.999 ** (done + 1.0))) + 1e-10
-            return index + 1, points - rate * move, first, second
+            points -= _adam_move(settings, index, first, second)
+            return index + 1, points, first, second
 
         zeros = tf.zeros_like(start)
         _, points, _, _ = tf.while_loop(
@@ -99,6 +92,14 @@ def build_find_representatives(
         return images, tf.ensure_shape(labels, [None, count])
 
     return find
+
+
+def _adam_move(settings: Matching, index, first, second) -> tf.Tensor:
+    """Adam's step from its two moments, at a rate that falls as a cosine."""
+    done = tf.cast(index, tf.float32)
+    rate = 0.5 * settings.rate * (1.0 + tf.cos(math.pi * done / settings.iterations))
+    move = first / (1.0 - 0.9 ** (done + 1.0))
+    return rate * move / (tf.sqrt(second / (1.0 - 0.999 ** (done + 1.0))) + 1e-10)
 
 
 def _gap(network, weights, wanted, images, labels) -> tf.Tensor:

@@ -281,8 +281,9 @@ def conditional_embedding(num_categories: int, size: int) -> Builder:
     The output `[n, size]` is the noise plus the embeddings of both labels. Wang et al.,
     section VI-A, put noise and labels behind one another and let an "embedding layer"
     squeeze them to `size`; a linear map of that is such a sum. (With the product of
-    the three, which is the other common way, the generator of the server attack did
-    not learn to tell categories in 280 steps, with the sum in 40.)
+    the three, which is another common way, .30 of the server attack's pictures were
+    of the category asked for after 280 steps, with the sum all after 240; one run each,
+    at half width.)
     """
 
     def build(shape: Shape) -> Layer:
