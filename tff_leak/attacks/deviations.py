@@ -60,7 +60,7 @@ class Deviations:
       average_decay: samples are drawn from the running mean of G's weights with this
         decay a step, in [0, 1); 0 is G itself.
       choose_snapshot: samples are drawn from the G of the round whose `score` was
-        best; otherwise of the last round.
+        best, the last of equal ones; otherwise of the last round.
     """
 
     auxiliary_as_other: float = 0.0

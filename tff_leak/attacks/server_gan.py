@@ -443,7 +443,7 @@ def _judge(
 def _choose(chosen: Chosen, trainable: Tensors, score: tf.Tensor) -> Chosen:
     if not chosen.trainable:
         return chosen
-    better = score > chosen.score
+    better = score >= chosen.score  # of equal ones the last: G has learnt more
     kept = [
         tf.where(better, new, old)
         for new, old in zip(trainable, chosen.trainable, strict=True)
