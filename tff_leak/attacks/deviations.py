@@ -121,7 +121,15 @@ STRENGTHENED = Deviations(
     average_decay=0.98,
     choose_snapshot=True,
 )
-"""What made the attack work on MNIST, tuned at one angle of rotation."""
+"""What made identities leak on MNIST, tuned at one angle of rotation (40 degrees).
+
+One run (seed 0, victim 0, networks of half the width, 18 rounds): pictures asked for as
+the victim's correlate .62 with turned and .46 with upright real ones, those asked for
+as others' .63 and .88, those of the control's victim .41 and .59, for each of the three
+classes in the same sense; `recovered` .41. But the victim's are grey and all but one
+picture a class: the judge names none of them (of others' .96), and they vary .13 times
+as much as real ones.
+"""
 
 
 def deviations_of(mode: Mode) -> Deviations:
