@@ -177,7 +177,7 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
         "angle": -35.0,
         "arms": ["attack", "control", "honest"],
         "training": plain(BatchSgd(0.002)),
-        "attack": {"generator_steps": 60, "stop_share": None},
+        "attack": {"generator_steps": 80, "stop_share": None},
         "deviations": plain(STRENGTHENED),
         "gan": {"learning_rate": 0.0005, "planes": 32},
         "matching": plain(Matching()),
