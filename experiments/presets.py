@@ -9,6 +9,7 @@ privacy, is another experiment.
 # bazel: dep = experiments.run_dssgd
 # bazel: dep = experiments.run_key_protected
 # bazel: dep = experiments.run_model_inversion
+# bazel: dep = experiments.run_server_gan
 
 import ast
 import pathlib
@@ -16,17 +17,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import client_gan_program
+from experiments import client_gan_program, server_gan_program
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
 from experiments.key_guesses import SearchTurns
+from experiments.server_gan_representatives import Matching
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
+from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
 from tff_leak.attacks.model_inversion import ModelInversion
+from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.defences.key_protection import KeyTraining
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.training import LocalSgd
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -35,6 +40,7 @@ BINARIES = {
     "dssgd": "run_dssgd",
     "key_protected": "run_key_protected",
     "model_inversion": "run_model_inversion",
+    "server_gan": "run_server_gan",
 }
 """By `config.json`'s experiment."""
 
@@ -48,11 +54,19 @@ _SETTINGS = {
     "keys": KeySettings,
     "geometry": Geometry,
     "search": SearchTurns,
+    "attack": ClientGan,
+    "deviations": Deviations,
+    "gan": server_gan_program.GanSettings,
+    "matching": Matching,
 }
 # Without a value there is no such part.
 _OPTIONAL = {"sparse_vector", "record_dp"}
 # Of the binaries whose flag of that name sets something else.
-_OTHER_SETTINGS = {("key_protected", "training"): KeyTraining}
+_OTHER_SETTINGS = {
+    ("key_protected", "training"): KeyTraining,
+    ("server_gan", "training"): BatchSgd,
+    ("server_gan", "attack"): ServerGan,
+}
 # What a run may choose without being another experiment.
 _FREE = {"output_dir", "data_dir", "seed", "threads"}
 
@@ -110,9 +124,9 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
     for name, value in expected.items():
         if name in _FREE:
             continue
-        if name in _SETTINGS or name == "attack":
-            cls = settings_of(config["experiment"], name)
-            found += _settings_differences(cls, name, value or "", config.get(name))
+        if settings_of(config["experiment"], name) is not None:
+            wanted = _wanted_settings(config["experiment"], name, expected)
+            found += _settings_differences(name, value, wanted, config.get(name))
         elif name == "arms":
             if not set(_text(value).split(",")) <= set(config["arms"]):
                 found.append(f"arms={_text(config['arms'])}, expected {_text(value)}")
@@ -126,18 +140,38 @@ def settings_of(experiment: str, flag: str) -> type | None:
     return _OTHER_SETTINGS.get((experiment, flag), _SETTINGS.get(flag))
 
 
+def fixed_fields(experiment: str, flag: str) -> tuple[str, ...]:
+    """Returns those fields of that dataclass that the program sets, and no flag."""
+    if flag != "attack":
+        return ()
+    of_server = experiment == "server_gan"
+    program = server_gan_program if of_server else client_gan_program
+    return tuple(program.FIXED_ATTACK_FIELDS)
+
+
+def _wanted_settings(
+    experiment: str, flag: str, flags: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What a flag that sets the fields of a dataclass stands for; None for nothing."""
+    cls, text = settings_of(experiment, flag), flags[flag] or ""
+    if flag in _OPTIONAL and not text:
+        return None
+    given = parse(cls, text, flag=flag, given=fixed_fields(experiment, flag))
+    if cls is Deviations:
+        return plain(deviations_of(Mode(flags["mode"]))) | given
+    if cls is ServerGan:
+        return server_gan_program.attack_config(given)
+    if cls is ClientGan:
+        return client_gan_program.attack_config(given)
+    return plain(cls(**given))
+
+
 def _settings_differences(
-    cls: type | None, name: str, text: str, found: Any
+    name: str, text: str, expected: Mapping[str, Any] | None, found: Any
 ) -> list[str]:
     """Of one flag that sets the fields of a dataclass."""
-    if name in _OPTIONAL and not text:
+    if expected is None:
         return [] if not found else [f"{name}={found}, expected none"]
-    if name == "attack":
-        fixed = client_gan_program.FIXED_ATTACK_FIELDS
-        given = parse(ClientGan, text, flag=name, given=fixed)
-        expected = client_gan_program.attack_config(given)
-    else:
-        expected = plain(cls(**parse(cls, text, flag=name)))
     found = found or {}
     # A field that a run does not know is younger than the run, which had its default.
     return [

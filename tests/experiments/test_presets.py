@@ -6,11 +6,12 @@ import re
 import pytest
 
 from experiments import presets
-from experiments.client_gan_program import FIXED_ATTACK_FIELDS
 from experiments.key_guesses import parse_guesses
-from experiments.settings import build_optional, parse
-from tff_leak.attacks.client_gan import ClientGan
+from experiments.server_gan_representatives import Matching
+from experiments.settings import build_optional, parse, plain
+from tff_leak.attacks.deviations import STRENGTHENED, Deviations
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.models.batched_sgd import BatchSgd
 
 CONFIGS = sorted(presets.CONFIGS.glob("*.flags"))
 BINARIES = presets.CONFIGS.parent
@@ -21,6 +22,8 @@ def _binary(preset: pathlib.Path) -> str:
         return "run_dssgd"
     if preset.stem.startswith("keys_"):
         return "run_key_protected"
+    if preset.stem.startswith("mgan"):
+        return "run_server_gan"
     return "run_model_inversion" if "_mi_" in preset.stem else "run_client_gan"
 
 
@@ -33,12 +36,14 @@ def test_its_flags_and_settings_exist(preset):
     experiment = _binary(preset).removeprefix("run_")
     for name, text in flags.items():
         cls = presets.settings_of(experiment, name)
-        if cls is not None and name != "sparse_vector":
+        if cls is None or name == "sparse_vector":
+            continue
+        given = presets.fixed_fields(experiment, name)
+        found = parse(cls, text, flag=name, given=given)
+        if not given:
             # Out-of-range values are refused here as well.
-            cls(**parse(cls, text, flag=name))
+            cls(**found)
     parse_guesses(flags.get("guesses", "known").split(","))
-    attack = flags.get("attack", "")
-    parse(ClientGan, attack, flag="attack", given=FIXED_ATTACK_FIELDS)
     private = flags.get("sparse_vector", "")
     assert bool(build_optional(SparseVector, private, flag="sparse_vector")) == bool(
         private
@@ -205,3 +210,29 @@ def test_targets_that_a_preset_names_are_the_runs():
     preset = presets.CONFIGS / "hitaj_fig10_small.flags"
     config = _config(sharing={}, attack={"generator_steps": 20})
     assert any("targets=2" in text for text in presets.differences(preset, config))
+
+
+def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
+    preset = presets.CONFIGS / "mgan_fig4_strengthened.flags"
+    config = {
+        "experiment": "server_gan",
+        "mode": "strengthened",
+        "rounds": 30,
+        "angle": -35.0,
+        "arms": ["attack", "control", "honest"],
+        "training": plain(BatchSgd(0.002)),
+        "attack": {"generator_steps": 80, "stop_share": None},
+        "deviations": plain(STRENGTHENED),
+        "gan": {"learning_rate": 0.0005, "planes": 32},
+        "matching": plain(Matching()),
+    }
+    assert presets.differences(preset, config) == []
+    for changes, named in (
+        ({"deviations": plain(Deviations())}, "deviations noise=0.0, expected 0.2"),
+        ({"attack": {"stop_share": 0.5}}, "attack stop_share=0.5, expected None"),
+        ({"gan": {"planes": 16}}, "gan planes=16, expected 32"),
+        ({"angle": 40.0}, "angle=40.0, expected -35"),
+        ({"training": plain(BatchSgd(0.1))}, "training learning_rate=0.1"),
+    ):
+        found = presets.differences(preset, config | changes)
+        assert any(text.startswith(named) for text in found), (named, found)

@@ -53,6 +53,32 @@ def test_grids_of_one_shape_have_one_size_and_show_the_first_columns():
     assert three.shape[1] < eight.shape[1]
 
 
+def test_rows_of_pictures_keep_their_order_and_a_short_last_one_is_filled_up():
+    white, black = np.full((3, 8, 8, 1), 1.0), np.full((3, 8, 8, 1), -1.0)
+    pixels = decoded(figures.picture_rows({"one": white, "two": black}))
+    middle = len(pixels) // 2
+    assert share_of(pixels[:middle], (255, 255, 255)) > 0.4
+    assert share_of(pixels[middle:], (255, 255, 255)) == 0
+    short = decoded(figures.picture_rows({"one": white, "two": white[:1]}))
+    assert short.shape == pixels.shape
+    assert share_of(short[middle:], (255, 255, 255)) > 0.1
+    assert share_of(short[middle:], (0, 0, 0)) > 0.2
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {},
+        {"one": np.zeros((0, 8, 8, 1))},
+        {"one": np.zeros((2, 8, 8, 1)), "two": np.zeros((3, 8, 8, 1))},
+        {"one": np.zeros((2, 8, 8, 1)), "two": np.zeros((2, 9, 9, 1))},
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(rows):
+    with pytest.raises(errors.InputError, match="expected at"):
+        figures.picture_rows(rows)
+
+
 def test_progress_strip_has_a_column_a_round_and_a_row_a_sample():
     rng = np.random.default_rng(0)
     one = decoded(figures.progress_strip([1, 5], rng.uniform(-1, 1, (2, 8, 8, 1))))

@@ -159,3 +159,36 @@ def test_a_broken_summary_is_named(tmp_path):
     (folder / "summary.json").write_text("{")
     with pytest.raises(InputError, match="expected a run's summary.json"):
         results.render(tmp_path, {})
+
+
+def test_a_server_gan_has_a_row_for_each_class(tmp_path):
+    scored = {"template_with": 0.61, "template_without": 0.42, "margin": 0.07}
+    scored |= {"judge_share": 0.85, "diversity_ratio": 0.55}
+    other = scored | {"template_with": 0.33, "template_without": 0.78}
+    sets = {"victim": scored, "other": other, "reference": scored | {"margin": 0.27}}
+    summary = {
+        "experiment": "server_gan",
+        "seed": 3,
+        "server": "passive",
+        "mode": "paper",
+        "victim": 2,
+        "angle": -35.0,
+        "task_accuracy": {"attack": 0.58},
+        "targets": [
+            {"target": 4, "succeeded": True, "sets": sets},
+            {"target": 9, "succeeded": False, "sets": sets | {"control": other}},
+        ],
+    }
+    path = tmp_path / "mgan_fig4_passive" / "3" / "summary.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(summary))
+    page = results.render(tmp_path, {"mgan_fig4_passive": "What it is."})
+    assert "All attacks" not in page
+    _, _, first, second = [line for line in page.splitlines() if line[:1] == "|"]
+    cells = [cell.strip() for cell in first.strip("|").split("|")]
+    assert cells[:7] == ["3", "passive", "paper", "2", "-35", "4", "yes"]
+    assert [float(cell) for cell in cells[7:12]] == [0.61, 0.42, 0.33, 0.78, 0.07]
+    assert cells[12] == "not run"
+    assert [float(cell) for cell in cells[13:]] == [0.27, 0.85, 0.55, 0.58]
+    assert "| no |" in second
+    assert "not run" not in second

@@ -68,26 +68,37 @@ def hitaj_att(num_outputs: int = 41, channels: int = 1) -> Network:
     )
 
 
-def wang_mnist(num_outputs: int = 10) -> Network:
+def wang_mnist(num_outputs: int = 10, planes: int = 32) -> Network:
     """Wang et al., table I: the shared model for MNIST, 28x28x1.
 
     3x3 convolutions with strides 2, 1, 2, 1 to 32, 64, 128 and 256 planes; the
     table's "FC 12,544" is the flattening of 7x7x256. With `num_outputs` = classes + 2
     it is the discriminator (`discriminators.py`). The slope of LReLU, "SAME" padding
-    and the initial values are not in the text.
+    and the initial values are not in the text. `planes` are those of the first
+    convolution, 32 in the table; the others grow with them.
     """
-    strides_and_planes = [(2, 32), (1, 64), (2, 128), (1, 256)]
+    strides_and_planes = [
+        (2, planes),
+        (1, 2 * planes),
+        (2, 4 * planes),
+        (1, 8 * planes),
+    ]
     return _wang("wang_mnist", 28, strides_and_planes, num_outputs)
 
 
-def wang_att(num_outputs: int = 40) -> Network:
+def wang_att(num_outputs: int = 40, planes: int = 32) -> Network:
     """Wang et al., table II: the shared model for AT&T, 64x64x1.
 
     3x3 convolutions to 32, 64, 128 and 256 planes; the strides 2, 1, 2, 2 follow from
     the map sizes 32, 32, 16 and 8, as the table's "FC 16,384" is the flattening of
-    8x8x256. Slope, padding and initial values as in `wang_mnist`.
+    8x8x256. Slope, padding, initial values and `planes` as in `wang_mnist`.
     """
-    strides_and_planes = [(2, 32), (1, 64), (2, 128), (2, 256)]
+    strides_and_planes = [
+        (2, planes),
+        (1, 2 * planes),
+        (2, 4 * planes),
+        (2, 8 * planes),
+    ]
     return _wang("wang_att", 64, strides_and_planes, num_outputs)
 
 

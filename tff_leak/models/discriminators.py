@@ -20,14 +20,14 @@ class Heads(NamedTuple):
     identity: tf.Tensor
 
 
-def wang_mnist_multitask(num_categories: int = 10) -> Network:
+def wang_mnist_multitask(num_categories: int = 10, planes: int = 32) -> Network:
     """Table I with outputs (1, 10, 1): logits `[n, num_categories + 2]`."""
-    return classifiers.wang_mnist(num_categories + 2)
+    return classifiers.wang_mnist(num_categories + 2, planes)
 
 
-def wang_att_multitask(num_categories: int = 40) -> Network:
+def wang_att_multitask(num_categories: int = 40, planes: int = 32) -> Network:
     """Table II with outputs (1, 40, 1): logits `[n, num_categories + 2]`."""
-    return classifiers.wang_att(num_categories + 2)
+    return classifiers.wang_att(num_categories + 2, planes)
 
 
 def heads(outputs: tf.Tensor) -> Heads:

@@ -40,13 +40,14 @@ def hitaj_att(base_filters: int = 32, channels: int = 1) -> Network:
     return _dcgan("hitaj_att_generator", [4, 8, 16, 32, 64], base_filters, channels)
 
 
-def wang_mnist(num_categories: int = 10) -> Network:
+def wang_mnist(num_categories: int = 10, base_filters: int = 96) -> Network:
     """Wang et al., table I: noise, category and identity `[n, 102]` to 28x28.
 
     Embedding to 100, fully connected to 3x3x384, then 5x5 transposed convolutions of
-    stride 2 to 7x7x192, 14x14x96 and 28x28x1.
+    stride 2 to 7x7x192, 14x14x96 and 28x28x1. `base_filters` are the 96; the others
+    grow with them.
     """
-    maps = [(3, 384), (7, 192), (14, 96), (28, 1)]
+    maps = [(3, 4 * base_filters), (7, 2 * base_filters), (14, base_filters), (28, 1)]
     return _wang("wang_mnist_generator", num_categories, maps)
 
 

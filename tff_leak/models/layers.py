@@ -278,8 +278,12 @@ def conditional_embedding(num_categories: int, size: int) -> Builder:
     """Joins noise with a category and an identity, for conditional generators.
 
     The input is `[n, size + 2]`: noise, the category's index, the identity (0 or 1).
-    The output `[n, size]` is the noise times the embeddings of both labels. That the
-    labels are embedded is in Wang et al., section VI-A; the product is not.
+    The output `[n, size]` is the noise plus the embeddings of both labels. Wang et al.,
+    section VI-A, put noise and labels behind one another and let an "embedding layer"
+    squeeze them to `size`; a linear map of that is such a sum. (With the product of
+    the three, which is another common way, .30 of the server attack's pictures were
+    of the category asked for after 280 steps, with the sum all after 240; one run each,
+    at half width.)
     """
 
     def build(shape: Shape) -> Layer:
@@ -291,9 +295,9 @@ def conditional_embedding(num_categories: int, size: int) -> Builder:
             labels = tf.cast(tf.round(inputs[:, size:]), tf.int32)
             category = tf.gather(trainable[0], labels[:, 0])
             identity = tf.gather(trainable[1], labels[:, 1])
-            return inputs[:, :size] * category * identity, statistics
+            return inputs[:, :size] + category + identity, statistics
 
-        draw = normal(1.0, 0.1)  # near one, so that the noise passes at the start
+        draw = normal(0.0, 0.5)  # about the noise's own deviation, 0.58
         tables = (Parameter((num_categories, size), draw), Parameter((2, size), draw))
         return Layer((size,), tables, (), apply)
 

@@ -63,6 +63,34 @@ def reconstruction_grid(
     return _rows_of_pictures(rows, row_names, column_names, below=False)
 
 
+def picture_rows(rows: Mapping[str, np.ndarray]) -> figure.Figure:
+    """Rows of pictures with a name beside each.
+
+    Args:
+      rows: by name, float [n, H, W, C] in [-1, 1]; n at least 1 and the same in all,
+        but for the last, which may be shorter.
+
+    Raises:
+      InputError: If there is no row, or rows differ in length or the pictures' shape.
+    """
+    images = [np.asarray(row, np.float32) for row in rows.values()]
+    shapes = {row.shape for row in images[:-1]} or {images[-1].shape if images else ()}
+    if not images or len(shapes) > 1 or not images[0].size:
+        raise errors.InputError(
+            f"Rows have shapes {[row.shape for row in images]}; expected at least one, "
+            "all of one shape [n, H, W, C]; cut them to one length."
+        )
+    missing = len(images[0]) - len(images[-1])
+    if missing < 0 or images[-1].shape[1:] != images[0].shape[1:]:
+        raise errors.InputError(
+            f"The last row has shape {images[-1].shape}; expected at most "
+            f"{images[0].shape}; cut the rows to one length."
+        )
+    blank = np.full((missing, *images[0].shape[1:]), -1.0, np.float32)
+    images[-1] = np.concatenate([images[-1], blank])
+    return _rows_of_pictures(images, list(rows), None, below=False)
+
+
 def progress_strip(
     rounds: Sequence[int], images: np.ndarray, *, window: tuple[int, int] | None = None
 ) -> figure.Figure:

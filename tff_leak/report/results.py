@@ -19,6 +19,7 @@ from tff_leak.report.results_tables import (
     key_protected,
     model_inversion,
     overview_row,
+    server_gan,
     table,
 )
 
@@ -54,7 +55,10 @@ _TABLES: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "dssgd": dssgd,
     "key_protected": key_protected,
     "model_inversion": model_inversion,
+    "server_gan": server_gan,
 }
+# Without an attack, with several in a run, or with figures of their own.
+_APART = ("dssgd", "key_protected", "server_gan")
 
 
 def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
@@ -76,8 +80,7 @@ def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
     rows = [
         overview_row(f"[{name}](#{name})", [summary for _, summary in runs])
         for name, runs in read.items()
-        # Without an attack, or with several in a run, there is no one figure.
-        if runs[0][1]["experiment"] not in ("dssgd", "key_protected")
+        if runs[0][1]["experiment"] not in _APART
     ]
     parts = [_HEAD]
     if rows:

@@ -45,6 +45,45 @@ def model_inversion(summaries: Sequence[Mapping]) -> str:
     return _sparse_table(rows) + _intervals(summaries)
 
 
+def server_gan(summaries: Sequence[Mapping]) -> str:
+    """Returns the table of runs of `run_server_gan`: a row a class of the victim.
+
+    "turned" and "upright" are correlations with the mean of real pictures with and
+    without the victim's property, first of pictures asked for as the victim's, then of
+    those asked for as others'.
+    """
+    header = [
+        *("seed", "server", "mode", "victim", "angle", "class", "leans as it should"),
+        *("as victim: turned", "upright", "as other: turned", "upright"),
+        *("margin", "control's", "reference's", "judge share", "diversity ratio"),
+        "task accuracy",
+    ]
+    rows = [
+        _server_gan_row(summary, one)
+        for summary in summaries
+        for one in summary["targets"]
+    ]
+    return table(header, rows)
+
+
+def _server_gan_row(summary: Mapping, one: Mapping) -> list[object]:
+    sets = one["sets"]
+    victim, other = sets["victim"], sets["other"]
+    return [
+        *(summary[key] for key in ("seed", "server", "mode", "victim")),
+        f"{summary['angle']:g}",
+        *(one["target"], one["succeeded"]),
+        *(victim["template_with"], victim["template_without"]),
+        *(other["template_with"], other["template_without"]),
+        victim["margin"],
+        sets["control"]["margin"] if "control" in sets else "not run",
+        sets["reference"]["margin"],
+        victim["judge_share"],
+        victim["diversity_ratio"],
+        summary["task_accuracy"]["attack"],
+    ]
+
+
 def dssgd(summaries: Sequence[Mapping]) -> str:
     """Returns the table of runs of `run_dssgd`."""
     rows = [

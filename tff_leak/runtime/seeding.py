@@ -35,6 +35,7 @@ class Role(enum.IntEnum):
     FIXED_LAYER = 19
     KEY_SEARCH = 20
     REPRESENTATIVES = 25
+    SERVER_GAN = 26
     RECORD_NOISE = 35
     RECORD_SAMPLING = 36
     LOCAL_NOISE = 37

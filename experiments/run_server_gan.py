@@ -1,0 +1,208 @@
+"""A malicious server's attack on one client: mGAN-AI (Wang et al., INFOCOM 2019).
+
+    python -m experiments.run_server_gan \
+        --flagfile=experiments/configs/mgan_fig4_strengthened_quick.flags \
+        --output_dir=runs/mgan
+
+Runs the attack and its control side by side, scores what the server drew, and writes a
+report. The same command goes on with a run that was interrupted.
+"""
+
+import asyncio
+import dataclasses
+import time
+
+from absl import flags
+
+from experiments import server_gan_program, server_gan_report
+from experiments.run_clock import RunClock
+from experiments.server_gan_data import Data, build_data
+from experiments.server_gan_program import Arm, GanSettings, Server, Settings
+from experiments.server_gan_representatives import Matching
+from experiments.settings import parse, plain
+from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
+from tff_leak.attacks.server_gan import ServerGan
+from tff_leak.data import sources
+from tff_leak.errors import InputError
+from tff_leak.models.batched_sgd import BatchSgd
+from tff_leak.runtime import cli, runtimes
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.run_directory import RunDirectory
+
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Run directory: made, or gone on with."
+)
+_DATASET = flags.DEFINE_string(
+    "dataset", "mnist", "As in run_client_gan; grey pictures of 32x32 or 64x64."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 30, "Rounds of federated averaging.", lower_bound=1
+)
+_CLIENTS = flags.DEFINE_integer("clients", 10, "Their number.", lower_bound=1)
+_CLASSES = flags.DEFINE_integer(
+    "classes_per_client", 3, "Random classes of each client.", lower_bound=1
+)
+_PER_CLASS = flags.DEFINE_integer(
+    "per_class", 100, "A client's images of each of its classes.", lower_bound=1
+)
+_VICTIM = flags.DEFINE_integer("victim", 0, "Number of the client aimed at.")
+_ANGLE = flags.DEFINE_float(
+    "angle", 40.0, "By which the victim's images are turned, counter-clockwise."
+)
+_AUXILIARY = flags.DEFINE_integer(
+    "auxiliary", 2000, "Images that the server has of its own.", lower_bound=1
+)
+_ARMS = flags.DEFINE_list(
+    "arms", ["attack", "control"], "Federations to run: attack, control, honest."
+)
+_SERVER = flags.DEFINE_enum_class(
+    "server", Server.PASSIVE, Server, "What the malicious server does."
+)
+_MODE = flags.DEFINE_enum_class(
+    "mode", Mode.PAPER, Mode, "The paper's attack, or what strengthens it."
+)
+_DEVIATIONS = flags.DEFINE_string(
+    "deviations", "", "Overrides of the mode's Deviations, e.g. noise=0.1."
+)
+_TRAINING = flags.DEFINE_string(
+    "training", "learning_rate=0.002", "Overrides of BatchSgd; the paper's rate."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 3, "Of the clients' batches.", lower_bound=1
+)
+_ATTACK = flags.DEFINE_string(
+    "attack", "", "Overrides of ServerGan, e.g. generator_steps=100."
+)
+_GAN = flags.DEFINE_string(
+    "gan", "", "Overrides of GanSettings, e.g. learning_rate=0.0005."
+)
+_MATCHING = flags.DEFINE_string(
+    "matching", "", "Overrides of Matching, e.g. iterations=100."
+)
+_SNAPSHOT_EVERY = flags.DEFINE_integer(
+    "snapshot_every", 5, "Rounds between two looks at the generator.", lower_bound=1
+)
+_THREADS = flags.DEFINE_integer(
+    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
+)
+_RUNTIME = flags.DEFINE_enum(
+    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags, runs the experiment, writes and announces the report."""
+    del argv
+    started = time.monotonic()
+    threads = runtimes.use_threads(_THREADS.value)
+    if not _OUTPUT_DIR.value:
+        raise InputError(
+            "--output_dir is missing: expected a directory for the run; for example "
+            "--output_dir=runs/mgan"
+        )
+    settings = _settings()
+    data = _data(settings.seed)
+    # What cannot be built must not leave a run directory behind.
+    experiment = server_gan_program.build_experiment(settings, data)
+    with RunDirectory.open(
+        _OUTPUT_DIR.value, _config(experiment, threads), volatile=["data_dir"]
+    ) as directory:
+        clock = RunClock(directory, started)
+        runtimes.use(_RUNTIME.value, threads=threads, asynchronous=True)
+        with Progress(settings.rounds, "server GAN") as progress:
+            states = asyncio.run(
+                server_gan_program.run(experiment, directory, progress)
+            )
+        evaluation = server_gan_program.evaluate(experiment, states, directory, clock)
+        finding = server_gan_report.write_report(experiment, evaluation, directory)
+        print(finding)
+        print(f"Report: {directory.report}")
+
+
+def _settings() -> Settings:
+    def build(cls, flag):
+        return cls(**parse(cls, flag.value, flag=flag.name))
+
+    deviations = parse(Deviations, _DEVIATIONS.value, flag=_DEVIATIONS.name)
+    if deviations and _MODE.value is Mode.PAPER:
+        raise InputError(
+            f"--deviations is {_DEVIATIONS.value!r} with --mode=paper: expected none; "
+            "the paper's attack has none, give --mode=strengthened"
+        )
+    fixed = server_gan_program.FIXED_ATTACK_FIELDS
+    return Settings(
+        rounds=_ROUNDS.value,
+        seed=_SEED.value,
+        arms=_arms(),
+        server=_SERVER.value,
+        training=build(BatchSgd, _TRAINING),
+        batch_size=_BATCH_SIZE.value,
+        gan=build(GanSettings, _GAN),
+        deviations=dataclasses.replace(deviations_of(_MODE.value), **deviations),
+        attack=parse(ServerGan, _ATTACK.value, flag=_ATTACK.name, given=fixed),
+        matching=build(Matching, _MATCHING),
+        snapshot_every=_SNAPSHOT_EVERY.value,
+    )
+
+
+def _arms() -> list[Arm]:
+    names = [arm.value for arm in Arm]
+    for name in _ARMS.value:
+        if name not in names or _ARMS.value.count(name) > 1:
+            raise InputError(
+                f"--arms has {name!r}: expected some of {', '.join(names)}, each once; "
+                "correct the list"
+            )
+    return [Arm(name) for name in _ARMS.value]
+
+
+def _data(seed: int) -> Data:
+    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    return build_data(
+        source,
+        clients=_CLIENTS.value,
+        classes_per_client=_CLASSES.value,
+        per_class=_PER_CLASS.value,
+        victim=_VICTIM.value,
+        angle=_ANGLE.value,
+        auxiliary=_AUXILIARY.value,
+        seed=seed,
+    )
+
+
+def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
+    """Every flag, with settings spelled out: defaults are part of a run's identity."""
+    settings = experiment.settings
+    return {
+        "experiment": "server_gan",
+        "dataset": _DATASET.value,
+        "data_dir": _DATA_DIR.value,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "clients": _CLIENTS.value,
+        "classes_per_client": _CLASSES.value,
+        "per_class": _PER_CLASS.value,
+        "victim": _VICTIM.value,
+        "angle": _ANGLE.value,
+        "auxiliary": _AUXILIARY.value,
+        "arms": [arm.value for arm in settings.arms],
+        "server": settings.server.value,
+        "mode": settings.deviations.mode.value,
+        "deviations": plain(settings.deviations),
+        "training": plain(settings.training),
+        "batch_size": settings.batch_size,
+        "attack": server_gan_program.attack_config(settings.attack),
+        "gan": plain(settings.gan),
+        "matching": plain(settings.matching),
+        "snapshot_every": settings.snapshot_every,
+        "threads": threads,
+        "runtime": _RUNTIME.value,
+    }
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

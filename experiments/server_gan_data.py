@@ -1,0 +1,165 @@
+"""The data of the server's attack: who holds what, and whose pictures are turned.
+
+Wang et al., section VI-B, rotate the victim's digits by InfoGAN, so that they have a
+property that nobody else's have; here `transforms.rotate` does it, exactly.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tff_leak.data import partition, transforms
+from tff_leak.data.sources import Examples, Source
+from tff_leak.errors import InputError
+
+_MARGIN = 2  # of 32: the papers' digits are 28x28
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a run.
+
+    Attributes:
+      source: where it comes from, in the size that the networks take.
+      clients: each client's examples; the victim's have the property.
+      control: the same without it.
+      victim: the victim's number.
+      angle: of its pictures, in degrees counter-clockwise.
+      auxiliary: the server's own pictures, upright, of all classes.
+      test: the shared model is tested on it.
+      heldout: real pictures that nobody holds, upright; for templates and reference.
+      judge: the judge's part, upright and turned.
+    """
+
+    source: Source
+    clients: list[Examples]
+    control: list[Examples]
+    victim: int
+    angle: float
+    auxiliary: Examples
+    test: Examples
+    heldout: Examples
+    judge: Examples
+
+    @property
+    def held(self) -> list[int]:
+        """The victim's classes, ascending."""
+        return np.unique(self.clients[self.victim].labels).tolist()
+
+    def turned(self, images: np.ndarray) -> np.ndarray:
+        """Gives pictures the victim's property."""
+        return transforms.rotate(images, self.angle).astype(np.float32)
+
+    def others_images(self, label: int) -> np.ndarray:
+        """Other clients' pictures of a class; held-out ones where none has it."""
+        held = [
+            data.of_class(label).images
+            for number, data in enumerate(self.clients)
+            if number != self.victim
+        ]
+        images = np.concatenate(held)
+        return images if len(images) else self.heldout.of_class(label).images
+
+
+def build_data(
+    source: Source,
+    *,
+    clients: int,
+    classes_per_client: int,
+    per_class: int,
+    victim: int,
+    angle: float,
+    auxiliary: int,
+    seed: int,
+) -> Data:
+    """Shares a source out and turns the victim's pictures.
+
+    Args:
+      source: pictures of 32x32 lose a border of 2, which is empty in digits.
+      clients: their number.
+      classes_per_client: random ones, drawn by `seed`.
+      per_class: pictures of each; "100 samples from three random classes" is read as
+        100 of each.
+      victim: its number, from 0.
+      angle: in degrees counter-clockwise, not 0.
+      auxiliary: pictures of the server, drawn from what no client holds; half of what
+        is left of these is for tests, half is held out.
+      seed: of the partition.
+
+    Raises:
+      InputError: if a number is out of range or the data do not suffice.
+    """
+    if not 0 <= victim < clients:
+        raise InputError(
+            f"--victim is {victim}: expected a client from 0 to {clients - 1}; "
+            "correct it or --clients"
+        )
+    if clients < 2:
+        raise InputError(
+            f"--clients is {clients}: expected at least 2, a victim and another"
+        )
+    if angle % 360 == 0:
+        raise InputError(
+            f"--angle is {angle:g}: expected one that turns the victim's pictures; "
+            "the control has them upright already"
+        )
+    source = _cropped(source)
+    pools = partition.split_pools(source, seed=seed)
+    upright = partition.random_classes(
+        pools.participants,
+        clients=clients,
+        classes_per_client=classes_per_client,
+        per_class=per_class,
+        seed=seed,
+    )
+    server, test, heldout = _shared_out(pools.reference, auxiliary)
+    turned = Examples(
+        transforms.rotate(upright[victim].images, angle).astype(np.float32),
+        upright[victim].labels,
+    )
+    judge = pools.judge
+    both = np.concatenate([judge.images, transforms.rotate(judge.images, angle)])
+    return Data(
+        source=source,
+        clients=[turned if i == victim else one for i, one in enumerate(upright)],
+        control=upright,
+        victim=victim,
+        angle=angle,
+        auxiliary=server,
+        test=test,
+        heldout=heldout,
+        judge=Examples(both.astype(np.float32), np.tile(judge.labels, 2)),
+    )
+
+
+def _shared_out(
+    examples: Examples, auxiliary: int
+) -> tuple[Examples, Examples, Examples]:
+    """Disjoint parts of what nobody holds: the server's, for tests, held out."""
+    least = auxiliary + 20
+    if auxiliary < 1 or len(examples) < least:
+        raise InputError(
+            f"--auxiliary is {auxiliary}: expected 1 or more, and at least 20 fewer "
+            f"than the {len(examples)} pictures that no client holds; correct it"
+        )
+    rest = np.arange(auxiliary, len(examples))
+    return (
+        examples.take(np.arange(auxiliary)),
+        examples.take(rest[::2]),
+        examples.take(rest[1::2]),
+    )
+
+
+def _cropped(source: Source) -> Source:
+    """Pictures of 28x28 from 32x32; larger ones as they are."""
+    if source.image_shape[0] != 32:
+        return source
+
+    def crop(examples: Examples | None) -> Examples | None:
+        if examples is None:
+            return None
+        inner = slice(_MARGIN, -_MARGIN)
+        images = np.ascontiguousarray(examples.images[:, inner, inner])
+        return Examples(images, examples.labels)
+
+    return dataclasses.replace(source, train=crop(source.train), test=crop(source.test))

@@ -1,0 +1,406 @@
+"""The server's attack as an experiment: federations side by side, then their scores.
+
+Wang et al., INFOCOM 2019. The arms of a run differ in one thing each:
+
+- attack: the server attacks, passively or actively, and the victim's pictures have a
+  property (a rotation) that nobody else's have;
+- control: the same server, settings and seed, but the victim's pictures have it not;
+- honest: the federation of the attack arm under an honest server, for Fig. 7.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from computations.fed_avg import build_fed_avg
+from computations.malicious_server import build_active_mgan, build_passive_mgan
+from experiments.evaluation import build_judge
+from experiments.run_clock import RunClock
+from experiments.server_gan_arm import ServerGanArm, attack_state, build_accuracy
+from experiments.server_gan_data import Data
+from experiments.server_gan_representatives import Matching, build_find_representatives
+from tff_leak.attacks import server_gan
+from tff_leak.attacks.deviations import Deviations
+from tff_leak.attacks.multitask_gan import OTHER, VICTIM, Asked, Labelled, MultitaskGan
+from tff_leak.attacks.server_gan import ServerGan
+from tff_leak.errors import InputError
+from tff_leak.metrics import properties
+from tff_leak.metrics.properties import PropertyInputs, evaluate_properties
+from tff_leak.models import classifiers, discriminators, generators
+from tff_leak.models.batched_sgd import BatchSgd
+from tff_leak.models.network import Network
+from tff_leak.runtime import program, seeding, snapshots
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.reconstructions import write_reconstructions
+from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
+from tff_leak.runtime.seeding import Role
+
+SNAPSHOT_SAMPLES = 20
+FINAL_SAMPLES = 100
+"""Of each class and identity."""
+FIXED_ATTACK_FIELDS = ("gan", "representatives", "other_representatives")
+"""Fields of `ServerGan` that the program sets, and no flag."""
+REPRESENTATIVES = "representatives"
+
+
+class Arm(enum.Enum):
+    """The federations of a run; see the module's docstring."""
+
+    ATTACK = "attack"
+    CONTROL = "control"
+    HONEST = "honest"
+
+
+class Server(enum.Enum):
+    """What the malicious server does."""
+
+    PASSIVE = "passive"  # section V-C
+    ACTIVE = "active"  # section V-D; the victim's update enters the average
+    ACTIVE_APART = "active_apart"  # the same, and it does not
+
+
+@dataclasses.dataclass(frozen=True)
+class GanSettings:
+    """The GAN's networks and optimisers.
+
+    Attributes:
+      learning_rate: Adam's for both networks; the paper's is 0.0002.
+      momentum: Adam's first; the paper's is 0.5.
+      batch_size: of each kind of pictures in a step (not in the text).
+      planes: of the first convolution of classifier and discriminator; 32 in Table I.
+      base_filters: of G's last hidden layer; 96 in Table I.
+    """
+
+    learning_rate: float = 0.0002
+    momentum: float = 0.5
+    batch_size: int = 64
+    planes: int = 32
+    base_filters: int = 96
+
+    def __post_init__(self):
+        for name in ("learning_rate", "planes", "base_filters"):
+            if not getattr(self, name) > 0:
+                raise InputError(
+                    f"gan {name} is {getattr(self, name)}: expected a positive number; "
+                    "correct --gan"
+                )
+        if not 0 <= self.momentum < 1:
+            raise InputError(
+                f"gan momentum is {self.momentum}: expected it in [0, 1); correct --gan"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes, but for the data.
+
+    Attributes:
+      rounds: of federated averaging; all clients take part.
+      seed: of everything random.
+      arms: the federations to run; `attack` is among them.
+      server: what the malicious one does.
+      training: the clients' local training.
+      batch_size: of their batches (not in the text).
+      gan: networks and optimisers.
+      deviations: from the paper's attack.
+      attack: fields of `ServerGan` that differ from its defaults.
+      matching: how representatives are found.
+      snapshot_every: rounds between two looks at the generator.
+    """
+
+    rounds: int
+    seed: int
+    arms: Sequence[Arm]
+    server: Server
+    training: BatchSgd
+    batch_size: int
+    gan: GanSettings
+    deviations: Deviations
+    attack: Mapping[str, Any]
+    matching: Matching
+    snapshot_every: int = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """A run made ready: its arms, and what is needed to look at their states."""
+
+    settings: Settings
+    data: Data
+    network: Network
+    attack: ServerGan
+    arms: Mapping[Arm, ServerGanArm]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a finished run shows.
+
+    Attributes:
+      summary: the figures, as in `summary.json`.
+      drawn: for each of the victim's classes the sets of pictures that were scored.
+    """
+
+    summary: Mapping[str, Any]
+    drawn: Sequence[PropertyInputs]
+
+
+def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the server's settings with their defaults, for `config.json`."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(ServerGan)
+        if field.name not in FIXED_ATTACK_FIELDS
+    }
+    return {**defaults, **attack}
+
+
+def build_experiment(settings: Settings, data: Data) -> Experiment:
+    """Builds the arms of a run.
+
+    Raises:
+      InputError: if settings contradict each other or the data.
+    """
+    if Arm.ATTACK not in settings.arms:
+        names = ",".join(arm.value for arm in settings.arms)
+        raise InputError(f"--arms is {names!r}: expected attack among them; add it")
+    network, attack = _networks(settings, data)
+    malicious = _malicious(settings, data, network, attack)
+    accuracy = build_accuracy(network, data.test)
+    arms = {}
+    for arm in settings.arms:
+        honest = arm is Arm.HONEST
+        arms[arm] = ServerGanArm(
+            process=build_fed_avg(
+                network, training=settings.training, seed=settings.seed
+            )
+            if honest
+            else malicious,
+            data=data.control if arm is Arm.CONTROL else data.clients,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            accuracy=accuracy,
+            attacked=not honest,
+        )
+    return Experiment(settings, data, network, attack, arms)
+
+
+async def run(
+    experiment: Experiment, directory: RunDirectory, progress: Progress
+) -> Mapping[Arm, Any]:
+    """Runs all arms to the last round, or goes on where an earlier run ended.
+
+    Returns:
+      The final states by arm.
+    """
+    settings = experiment.settings
+
+    def look(round_num, states, metrics):
+        del metrics
+        last = round_num == settings.rounds
+        if round_num % settings.snapshot_every and not last:
+            return None
+        return {
+            f"{name}_{label}_{identity}": images
+            for name, state in states.items()
+            if Arm(name) is not Arm.HONEST
+            for (label, identity), images in draw(
+                experiment, state, SNAPSHOT_SAMPLES, round_num
+            ).items()
+        }
+
+    states = await program.run(
+        {arm.value: built for arm, built in experiment.arms.items()},
+        rounds=settings.rounds,
+        directory=directory,
+        progress=progress,
+        on_round=look,
+    )
+    return {Arm(name): state for name, state in states.items()}
+
+
+def draw(
+    experiment: Experiment, state: Any, count: int, round_num: int
+) -> dict[tuple[int, int], np.ndarray]:
+    """Draws pictures from an arm's generator, all in one batch.
+
+    An active server's G knows one identity only; what it was never asked for is drawn
+    all the same, as what it is.
+
+    Returns:
+      By (class that the victim holds, identity), float32 `[count, H, W, C]`.
+    """
+    held = experiment.data.held
+    pairs = [(label, identity) for label in held for identity in (VICTIM, OTHER)]
+    asked = Asked(
+        tf.constant(np.repeat([p[0] for p in pairs], count), tf.int32),
+        tf.constant(np.repeat([p[1] for p in pairs], count), tf.int32),
+    )
+    root = seeding.root(experiment.settings.seed)
+    seed = seeding.derive(root, Role.SAMPLES, round_num)
+    images = server_gan.sample(experiment.attack, attack_state(state), asked, seed)
+    parts = np.split(images.numpy(), len(pairs))
+    return dict(zip(pairs, parts, strict=True))
+
+
+def evaluate(
+    experiment: Experiment,
+    states: Mapping[Arm, Any],
+    directory: RunDirectory,
+    clock: RunClock,
+) -> Evaluation:
+    """Scores the final samples and writes `reconstructions.npz` and `summary.json`."""
+    settings, data = experiment.settings, experiment.data
+    judge, _ = build_judge(
+        experiment.network, data.source, data.judge, seed=settings.seed
+    )
+    drawn = {
+        arm: draw(experiment, states[arm], FINAL_SAMPLES, settings.rounds + 1)
+        for arm in states
+        if arm is not Arm.HONEST
+    }
+    inputs = [
+        _inputs(data, label, drawn, attack_state(states[Arm.ATTACK]))
+        for label in data.held
+    ]
+    _write_reconstructions(data, drawn[Arm.ATTACK], settings, directory)
+    scores = evaluate_properties(inputs, judge, foreground=data.source.foreground)
+    accuracy = {
+        arm.value: experiment.arms[arm].accuracy(state.global_model_weights.trainable)
+        for arm, state in states.items()
+    }
+    summary = {
+        "experiment": "server_gan",
+        "dataset": data.source.name,
+        "synthetic": data.source.synthetic,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "server": settings.server.value,
+        "mode": settings.deviations.mode.value,
+        "victim": data.victim,
+        "angle": data.angle,
+        "task_accuracy": accuracy,
+        "judge_accuracy": judge.accuracy(data.judge),
+        "seconds": clock.seconds(),
+        **scores,
+    }
+    atomic_write_json(directory.summary, summary)
+    return Evaluation(summary, inputs)
+
+
+def _networks(settings: Settings, data: Data) -> tuple[Network, ServerGan]:
+    """The papers' networks for the size of the pictures, and the attack with them."""
+    side, classes = data.source.image_shape[0], data.source.num_classes
+    gan = settings.gan
+    if data.source.image_shape[2] != 1 or side not in (28, 64):
+        raise InputError(
+            f"pictures are {data.source.image_shape}: expected grey ones of 32x32 or "
+            "64x64, the sizes of the paper's networks; choose another --dataset"
+        )
+    if side == 28:
+        network = classifiers.wang_mnist(classes, gan.planes)
+        discriminator = discriminators.wang_mnist_multitask(classes, gan.planes)
+        generator = generators.wang_mnist(classes, gan.base_filters)
+    else:
+        network = classifiers.wang_att(classes, gan.planes)
+        discriminator = discriminators.wang_att_multitask(classes, gan.planes)
+        generator = generators.wang_att(classes)
+    adam = tff.learning.optimizers.build_adam(gan.learning_rate, beta_1=gan.momentum)
+    found = settings.matching.classes * settings.matching.per_class
+    attack = ServerGan(
+        MultitaskGan(
+            generator, discriminator, adam, adam, gan.batch_size, settings.deviations
+        ),
+        representatives=found,
+        other_representatives=found * (len(data.clients) - 1),
+        **settings.attack,
+    )
+    return network, attack
+
+
+def _malicious(
+    settings: Settings, data: Data, network: Network, attack: ServerGan
+) -> tff.learning.templates.LearningProcess:
+    """The process of attack and control, which differ in the data only."""
+    shared = {
+        "victim": data.victim,
+        "auxiliary": Labelled(data.auxiliary.images, data.auxiliary.labels),
+        "training": settings.training,
+        "seed": settings.seed,
+    }
+    if settings.server is Server.PASSIVE:
+        find = build_find_representatives(network, settings.matching)
+        return build_passive_mgan(network, attack, find_representatives=find, **shared)
+    return build_active_mgan(
+        network,
+        attack,
+        victim_in_average=settings.server is Server.ACTIVE,
+        **shared,
+    )
+
+
+def _inputs(
+    data: Data,
+    label: int,
+    drawn: Mapping[Arm, Mapping[tuple[int, int], np.ndarray]],
+    state: server_gan.State,
+) -> PropertyInputs:
+    heldout = data.heldout.of_class(label).images
+    turned = data.turned(heldout)
+    sets = {
+        properties.VICTIM: drawn[Arm.ATTACK][label, VICTIM],
+        properties.OTHER: drawn[Arm.ATTACK][label, OTHER],
+        properties.REFERENCE: turned[:FINAL_SAMPLES],
+    }
+    if Arm.CONTROL in drawn:
+        sets[properties.CONTROL] = drawn[Arm.CONTROL][label, VICTIM]
+    # All that the memory holds, unless nothing was found of this class.
+    found = np.asarray(state.memory.victim.images)[
+        np.asarray(state.memory.victim.labels) == label
+    ]
+    found = found[np.abs(found).max(axis=(1, 2, 3), initial=0) > 0]
+    if len(found):
+        sets[REPRESENTATIVES] = np.clip(found, -1, 1)
+    return PropertyInputs(
+        target=label,
+        sets=sets,
+        private=data.clients[data.victim].of_class(label).images,
+        others=data.others_images(label),
+        template_with=turned.mean(axis=0),
+        template_without=heldout.mean(axis=0),
+    )
+
+
+def _write_reconstructions(
+    data: Data,
+    drawn: Mapping[tuple[int, int], np.ndarray],
+    settings: Settings,
+    directory: RunDirectory,
+) -> None:
+    """What was drawn as the victim's, class by class."""
+    images = [drawn[label, VICTIM] for label in data.held]
+    labels = np.repeat(data.held, FINAL_SAMPLES).astype(np.int32)
+    write_reconstructions(
+        directory.reconstructions,
+        images=np.concatenate(images),
+        labels=labels,
+        clients=np.full(len(labels), data.victim, np.int32),
+        round=settings.rounds,
+    )
+
+
+def load_looks(
+    directory: RunDirectory,
+) -> dict[int, dict[tuple[str, int, int], np.ndarray]]:
+    """Snapshots by round; in each by (arm, class, identity)."""
+    looks: dict[int, dict[tuple[str, int, int], np.ndarray]] = {}
+    for round_num, arrays in snapshots.load_snapshots(directory).items():
+        for name, images in arrays.items():
+            arm, label, identity = name.rsplit("_", 2)
+            looks.setdefault(round_num, {})[arm, int(label), int(identity)] = images
+    return looks

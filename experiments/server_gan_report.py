@@ -1,0 +1,292 @@
+"""The report of a server's attack: pictures first, then figures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import figure
+
+from experiments.report_parts import metrics_rows
+from experiments.server_gan_program import (
+    REPRESENTATIVES,
+    Arm,
+    Evaluation,
+    Experiment,
+    load_looks,
+)
+from tff_leak.attacks.multitask_gan import OTHER, VICTIM
+from tff_leak.metrics import properties
+from tff_leak.metrics.properties import PropertyInputs, template_correlation
+from tff_leak.metrics.score import REACHED_DIVERSITY, REACHED_SHARE
+from tff_leak.report import figures, html
+from tff_leak.runtime.run_directory import RunDirectory
+
+_COLUMNS = 20
+_PER_CLASS = 4  # pictures of a class in the overview
+
+_ROWS = {
+    "others": "others real",
+    "private": "victim real",
+    REPRESENTATIVES: "victim representatives",
+    properties.OTHER: "asked as other",
+    properties.VICTIM: "asked as victim",
+    properties.CONTROL: "control as victim",
+}
+_SCORES = {
+    "judge share": "judge_share",
+    "correlation, turned": "template_with",
+    "correlation, upright": "template_without",
+    "nearer to turned": "nearer_share",
+    "SSIM to victim's": "ssim_private",
+    "SSIM to others'": "ssim_others",
+    "margin": "margin",
+    "diversity": "diversity",
+    "diversity ratio": "diversity_ratio",
+}
+
+
+def write_report(
+    experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
+) -> str:
+    """Writes figures and `report.html`; returns the verdict's first sentence."""
+    data, summary = experiment.data, evaluation.summary
+    text, kind = verdict(summary)
+    sections = [
+        _overview(experiment, evaluation.drawn, directory),
+        _over_rounds(experiment, directory),
+        _tables(summary),
+        _every_picture(evaluation.drawn),
+    ]
+    synthetic = " (synthetic pictures)" if data.source.synthetic else ""
+    report = html.Report(
+        title=f"Server GAN attack on {data.source.name}{synthetic}",
+        verdict=text,
+        verdict_good=kind,
+        facts=_facts(summary),
+        sections=sections,
+        configuration=directory.config,
+    )
+    html.write(report, directory.report)
+    return text.split("\n\n")[0]
+
+
+def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """Says in plain language what the figures show.
+
+    Args:
+      summary: of a run, see `server_gan_program.evaluate`.
+
+    Returns:
+      (text, kind). 'leak' when for at least 80% of the victim's classes the pictures
+      asked for as the victim's are nearer to turned ones and those asked for as others'
+      to upright ones, the judge names at least 80% of them, and they vary half as much
+      as real ones; 'none' when for no class; otherwise 'partial'. Where the control's
+      pictures are nearer to turned ones in most cases, 'undefined'.
+    """
+    pooled = summary["pooled"]
+    victim, other = (pooled["sets"][n] for n in (properties.VICTIM, properties.OTHER))
+    control = pooled["sets"].get(properties.CONTROL)
+    share = pooled["succeeded"]
+    ratio = victim["diversity_ratio"] or 0.0
+    good = victim["judge_share"] >= REACHED_SHARE and ratio >= REACHED_DIVERSITY
+    if control is not None and control["nearer_share"] > 0.5:
+        kind, opening = "undefined", "The control looks turned as well."
+    elif share >= REACHED_SHARE and good:
+        kind, opening = "leak", "The server drew the victim's own kind of pictures."
+    elif share > 0:
+        kind, opening = "partial", "The server drew what is the victim's in part."
+    else:
+        kind, opening = "none", "The server did not draw what is the victim's."
+    told = (
+        f"For {share:.0%} of the victim's classes ({_listed(pooled['targets'])}) the "
+        "pictures asked for as the victim's are on average nearer to turned real "
+        "pictures, and those asked for as others' to upright ones. Of single pictures "
+        f"{victim['nearer_share']:.0%} of the first and {other['nearer_share']:.0%} of "
+        "the second are nearer to turned ones."
+    )
+    quality = (
+        f"The judge names {victim['judge_share']:.0%} of them rightly; they vary "
+        f"{ratio:.2f} times as much as real pictures do."
+    )
+    checked = (
+        "No control was run."
+        if control is None
+        else f"In the control, where the victim's pictures are upright, "
+        f"{control['nearer_share']:.0%} are nearer to turned ones."
+    )
+    return "\n\n".join([opening, told, f"{quality} {checked}"]), kind
+
+
+def _overview(
+    experiment: Experiment, drawn: Sequence[PropertyInputs], directory: RunDirectory
+) -> html.Section:
+    """The paper's Fig. 4: real pictures, representatives and samples, by class."""
+    together = _together(drawn)
+    figures.save(together, directory.figures / "attack_all.png")
+    pictures = [("All classes: the first of each set", figures.png(together))]
+    for one in drawn:
+        sets = {"others": one.others, "private": one.private, **one.sets}
+        # Not chosen: the first of each.
+        rows = {
+            text: sets[name][:_COLUMNS]
+            for name, text in _ROWS.items()
+            if name in sets and len(sets[name]) >= _PER_CLASS
+        }
+        columns = min(_COLUMNS // 2, *(len(images) for images in rows.values()))
+        grid = figures.picture_rows(
+            {text: images[:columns] for text, images in rows.items()}
+        )
+        figures.save(grid, directory.figures / f"attack_{one.target}.png")
+        name = experiment.data.source.class_names[one.target]
+        pictures.append((f"Class {name}: the first of each set", figures.png(grid)))
+    text = (
+        "Only the victim's pictures are turned. The server has upright pictures of all "
+        "classes and the clients' updates. Representatives are what it found in the "
+        "victim's updates (section V-E); below them is what its generator draws when "
+        "asked for the class as others' and as the victim's. Pictures are not selected."
+    )
+    return html.Section("What the server drew", text, figures=pictures, wide=True)
+
+
+def _together(drawn: Sequence[PropertyInputs]) -> figure.Figure:
+    """The first pictures of the sets that all classes have, classes side by side."""
+    parts = [{"others": o.others, "private": o.private, **o.sets} for o in drawn]
+    rows = {}
+    for name, text in _ROWS.items():
+        if all(name in sets and len(sets[name]) >= _PER_CLASS for sets in parts):
+            rows[text] = np.concatenate([sets[name][:_PER_CLASS] for sets in parts])
+    return figures.picture_rows(rows)
+
+
+def _over_rounds(experiment: Experiment, directory: RunDirectory) -> html.Section:
+    rows = metrics_rows(directory)
+    drawings = {
+        "task accuracy": figures.curves(
+            _series(rows, "task_accuracy"), "task accuracy", ylimits=(0, 1)
+        )
+    }
+    for metric in ("category_share", "identity_share", "score", "generator_loss"):
+        series = _series(rows, metric)
+        if series:
+            name = metric.replace("_", " ")
+            drawings[name] = figures.curves(series, name)
+    leaning = _leaning(experiment, directory)
+    if leaning:
+        drawings["leaning"] = figures.curves(
+            leaning, "correlation with turned - upright", levels={"neither": 0.0}
+        )
+    pictures = []
+    for name, drawing in drawings.items():
+        figures.save(drawing, directory.figures / f"{name.replace(' ', '_')}.png")
+        pictures.append((name, figures.png(drawing)))
+    text = (
+        "Category share, identity share and score are what the server itself measures; "
+        "it never sees what the others show."
+    )
+    return html.Section("Over the rounds", text, figures=pictures)
+
+
+def _leaning(
+    experiment: Experiment, directory: RunDirectory
+) -> dict[str, tuple[list[int], list[float]]]:
+    """Mean of the correlations' difference on snapshots, by arm and identity."""
+    data = experiment.data
+    templates = {}
+    for label in data.held:
+        upright = data.heldout.of_class(label).images
+        templates[label] = (data.turned(upright).mean(axis=0), upright.mean(axis=0))
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    names = {VICTIM: "as victim", OTHER: "as other"}
+    for round_num, sets in load_looks(directory).items():
+        found: dict[str, list[float]] = {}
+        for (arm, label, identity), images in sets.items():
+            turned, upright = templates[label]
+            lean = template_correlation(images, turned)
+            lean = lean - template_correlation(images, upright)
+            found.setdefault(f"{arm}, {names[identity]}", []).append(float(lean.mean()))
+        for name, values in found.items():
+            xs, ys = series.setdefault(name, ([], []))
+            xs.append(round_num)
+            ys.append(float(np.mean(values)))
+    return series
+
+
+def _tables(summary: Mapping[str, Any]) -> html.Section:
+    header = ["set", "samples", *_SCORES]
+
+    def rows(one):
+        return [
+            [name, scored["samples"], *(scored[key] for key in _SCORES.values())]
+            for name, scored in one["sets"].items()
+        ]
+
+    tables = [("All classes of the victim", header, rows(summary["pooled"]))]
+    tables += [
+        (f"Class {one['target']}", header, rows(one)) for one in summary["targets"]
+    ]
+    text = (
+        "Victim and other: pictures drawn when asked for as the one or the other. "
+        "Control: as the victim's, where its pictures are upright. Reference: real "
+        "held-out pictures, turned. Correlation: with the mean of real pictures; "
+        "margin: SSIM to the nearest of the victim's pictures less that to the nearest "
+        "of others' of the class."
+    )
+    return html.Section("All figures", text, tables=tables)
+
+
+def _every_picture(drawn: Sequence[PropertyInputs]) -> html.Section:
+    pictures = []
+    for one in drawn:
+        for name in (properties.VICTIM, properties.OTHER):
+            images = one.sets[name]
+            grid = figures.picture_rows(
+                {
+                    f"{start + 1}": images[start : start + _COLUMNS]
+                    for start in range(0, len(images), _COLUMNS)
+                }
+            )
+            caption = f"Class {one.target}, asked for as {name}: all that were scored"
+            pictures.append((caption, figures.png(grid)))
+    return html.Section("Every picture", figures=pictures, wide=True)
+
+
+def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
+    pooled = summary["pooled"]
+    victim, other = (pooled["sets"][n] for n in (properties.VICTIM, properties.OTHER))
+    return [
+        ("classes where victim and other lean as they should", pooled["succeeded"]),
+        ("recovered", pooled["recovered"]),
+        ("correlation with turned, as victim", victim["template_with"]),
+        ("correlation with upright, as victim", victim["template_without"]),
+        ("correlation with turned, as other", other["template_with"]),
+        ("correlation with upright, as other", other["template_without"]),
+        ("judge share, as victim", victim["judge_share"]),
+        ("diversity ratio, as victim", victim["diversity_ratio"]),
+        *(
+            (f"task accuracy, {arm}", accuracy)
+            for arm, accuracy in summary["task_accuracy"].items()
+        ),
+        ("judge's accuracy", summary["judge_accuracy"]),
+        ("mode", summary["mode"]),
+        ("server", summary["server"]),
+        ("rounds", summary["rounds"]),
+        ("seed", summary["seed"]),
+    ]
+
+
+def _series(
+    rows: Sequence[Mapping[str, str]], metric: str
+) -> dict[str, tuple[list[int], list[float]]]:
+    """One metric of all arms that have it, from `metrics.csv`."""
+    series = {}
+    for arm in Arm:
+        column = f"{arm.value}/{metric}"
+        if rows and column in rows[0]:
+            values = [float(row[column] or math.nan) for row in rows]
+            series[arm.value] = ([int(row["round"]) for row in rows], values)
+    return series
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,418 @@
+"""The multi-task GAN: Eq. 4 by hand, where gradients flow, and each deviation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_leak.attacks import multitask_gan
+from tff_leak.attacks.deviations import Deviations, Mode
+from tff_leak.attacks.multitask_gan import (
+    OTHER,
+    VICTIM,
+    Asked,
+    Evidence,
+    Labelled,
+    MultitaskGan,
+)
+from tff_leak.errors import InputError
+from tff_leak.models import classifiers, generators, layers
+from tff_leak.models.network import Weights, sequential
+
+SEED = tf.constant([3, 4])
+SHAPE = (4, 4, 1)
+CATEGORIES = 3
+LN2 = np.log(2.0)
+D = classifiers.mlp(CATEGORIES + 2, SHAPE, hidden=12)
+G = sequential(
+    "small_generator",
+    (generators.LATENT_SIZE + 2,),
+    [
+        layers.conditional_embedding(CATEGORIES, generators.LATENT_SIZE),
+        layers.dense(16, initializer=layers.normal(0, 0.1)),
+        layers.batch_norm(scale=layers.ones),
+        layers.activation(tf.nn.tanh),
+        layers.reshape(*SHAPE),
+    ],
+)
+SGD = tff.learning.optimizers.build_sgdm(0.05)
+
+
+def _gan(batch_size=8, rate=None, **deviations) -> MultitaskGan:
+    optimizer = tff.learning.optimizers.build_sgdm(rate) if rate else SGD
+    return MultitaskGan(
+        G, D, optimizer, optimizer, batch_size, Deviations(**deviations)
+    )
+
+
+def _pictures(count, seed, label=None, level=0.0):
+    images = tf.random.stateless_uniform([count, *SHAPE], [seed, 1], -0.5, 0.5) + level
+    labels = tf.range(count) % CATEGORIES if label is None else tf.fill([count], label)
+    return Labelled(images, labels)
+
+
+EVIDENCE = Evidence(_pictures(6, 1, level=0.4), _pictures(9, 2, level=-0.4))
+REAL = _pictures(8, 3)
+ASKED = Asked(tf.constant([0, 1, 2, 0]), tf.constant([VICTIM, OTHER, VICTIM, OTHER]))
+
+
+def _echo(weights, inputs, training):
+    """A discriminator whose logits are the first pixels of its input."""
+    del weights, training
+    return tf.reshape(inputs, [-1, 16])[:, : CATEGORIES + 2], []
+
+
+def _saying(reality, identity, category=(0.0, 0.0, 0.0), count=1):
+    """Pictures to which `_echo` gives these logits."""
+    pixels = np.zeros([count, 16], np.float32)
+    pixels[:, 0], pixels[:, 1:4], pixels[:, 4] = reality, category, identity
+    return tf.constant(pixels.reshape(count, *SHAPE))
+
+
+def _echo_gan(**deviations):
+    return dataclasses.replace(
+        _gan(**deviations), discriminator=dataclasses.replace(D, apply=_echo)
+    )
+
+
+WEIGHTS = D.initialize(SEED)
+
+
+class TestLossesByHand:
+    """Logit 0 costs ln 2; logit ln 3 is probability 3/4."""
+
+    evidence = Evidence(
+        Labelled(_saying(0.0, np.log(3)), tf.constant([0])),
+        Labelled(_saying(0.0, 0.0), tf.constant([0])),
+    )
+    real = Labelled(_saying(np.log(3), np.log(3), (LN2, 0, 0)), tf.constant([0]))
+    fake = _saying(0.0, [np.log(3), 0.0], count=2)
+    asked = Asked(tf.constant([0, 1]), tf.constant([VICTIM, OTHER]))
+
+    def _of_d(self, evidence, **deviations):
+        return multitask_gan.discriminator_loss(
+            _echo_gan(**deviations),
+            WEIGHTS,
+            self.real,
+            self.fake,
+            self.asked,
+            evidence,
+            SEED,
+        )
+
+    def _of_g(self, evidence, **deviations):
+        return multitask_gan.generator_loss(
+            _echo_gan(**deviations), WEIGHTS, self.fake, self.asked, evidence, SEED
+        )
+
+    def test_of_d(self):
+        reality = np.log(4 / 3) + LN2  # real judged 3/4 real, fakes 1/2
+        identity = np.log(4 / 3) + LN2  # victim judged 3/4 the victim's, others 1/2
+        np.testing.assert_allclose(self._of_d(self.evidence), reality + identity, 1e-5)
+        np.testing.assert_allclose(self._of_d(None), reality, 1e-5)
+
+    def test_of_g(self):
+        category = np.log(3.0)  # of three equal logits
+        reality = LN2
+        # Asked for as the victim's: 3/4; as another's: 1/2.
+        identity = (np.log(4 / 3) + LN2) / 2
+        expected = category + reality + identity
+        np.testing.assert_allclose(self._of_g(self.evidence), expected, 1e-5)
+        np.testing.assert_allclose(self._of_g(None), category + reality, 1e-5)
+
+    @pytest.mark.parametrize(
+        "deviation, added",
+        [
+            ("auxiliary_as_other", np.log(4)),  # judged 3/4 the victim's
+            ("generated_as_other", np.log(4)),  # only the one asked for as the victim's
+            ("victim_as_real", LN2),  # judged 1/2 real
+            ("auxiliary_category", np.log(2)),  # softmax of (ln 2, 0, 0) is 1/2, ...
+        ],
+    )
+    def test_a_deviation_adds_its_weight_times_a_term(self, deviation, added):
+        plain = self._of_d(self.evidence)
+        with_it = self._of_d(self.evidence, **{deviation: 0.5})
+        np.testing.assert_allclose(with_it - plain, 0.5 * added, rtol=1e-4)
+        np.testing.assert_array_equal(
+            self._of_g(self.evidence), self._of_g(self.evidence, **{deviation: 0.5})
+        )
+
+    def test_class_means_compare_by_correlation(self):
+        images = np.zeros([3, 16], np.float32)
+        images[0, :8], images[1, 8:], images[2, ::2] = 1.0, 1.0, 1.0
+        images = tf.constant(images.reshape(3, *SHAPE))
+        evidence = Evidence(
+            Labelled(images[:1], tf.constant([0])),
+            Labelled(images[1:2], tf.constant([1])),
+        )
+
+        def loss(fakes, *asked):
+            category, identity = zip(*asked, strict=True)
+            return multitask_gan._class_means_loss(
+                3, fakes, Asked(tf.constant(category), tf.constant(identity)), evidence
+            )
+
+        # The same, whatever its contrast; the opposite; half of the pixels in common.
+        bright = 0.3 * images[:1] - 0.2
+        assert abs(loss(bright, (0, VICTIM))) < 1e-5
+        np.testing.assert_allclose(loss(images[1:2], (0, VICTIM)), 2.0, 1e-5)
+        np.testing.assert_allclose(loss(images[2:], (0, VICTIM)), 1.0, 1e-5)
+        # The mean over what both have: the first is the opposite, the second right.
+        pair = tf.concat([images[1:2], images[1:2]], axis=0)
+        np.testing.assert_allclose(loss(pair, (0, VICTIM), (1, OTHER)), 1.0, 1e-5)
+        # Nobody's representatives are of (2, victim) or (0, other).
+        assert loss(images[1:2], (2, VICTIM)) == 0
+        assert loss(images[1:2], (0, OTHER)) == 0
+
+    def test_variety_by_hand(self):
+        # Two pairs: one the same but for its shades, one uncorrelated.
+        halves = np.full([3, 16], -1.0, np.float32)
+        halves[0, :8], halves[1, 8:], halves[2, ::2] = 1.0, 1.0, 1.0
+        above, below, stripes = tf.constant(halves.reshape(3, 1, *SHAPE))
+        fakes = tf.concat([above, below, 0.2 * above - 0.3, stripes], axis=0)
+        asked = Asked(tf.constant([0, 1, 0, 1]), tf.fill([4], VICTIM))
+
+        def added(spread):
+            args = (WEIGHTS, fakes, asked, None, SEED, spread)
+            return multitask_gan.generator_loss(
+                _echo_gan(variety=2.0), *args
+            ) - multitask_gan.generator_loss(_echo_gan(), *args)
+
+        np.testing.assert_allclose(added(1.0), 2 * (1 - 0.5), rtol=1e-5)
+        np.testing.assert_allclose(added(0.4), 0.0, atol=1e-6)
+
+
+def test_class_spread_is_within_classes():
+    halves = np.full([4, 16], -1.0, np.float32)
+    halves[0, :8], halves[1, ::2], halves[2, 8:], halves[3, 8:] = 1.0, 1.0, 1.0, 1.0
+    pictures = Labelled(
+        tf.constant(halves.reshape(4, *SHAPE)), tf.constant([5, 5, 2, 7])
+    )
+    # Above and stripes are uncorrelated; all other pairs are of two classes.
+    np.testing.assert_allclose(multitask_gan.class_spread(pictures), 1.0, rtol=1e-5)
+    alone = Labelled(pictures.images[1:], pictures.labels[1:])
+    assert multitask_gan.class_spread(alone) == 0
+
+
+class TestGradients:
+    """What learns from what."""
+
+    def _gradient_of_d(self, **deviations):
+        weights = [tf.Variable(w) for w in WEIGHTS.trainable]
+        fake = _pictures(4, 5).images
+        with tf.GradientTape() as tape:
+            loss = multitask_gan.discriminator_loss(
+                _gan(**deviations),
+                Weights(weights, []),
+                REAL,
+                fake,
+                ASKED,
+                EVIDENCE,
+                SEED,
+            )
+        return [g.numpy() for g in tape.gradient(loss, weights)]
+
+    def test_d_learns_reality_and_identity_and_no_category(self):
+        kernel, bias = self._gradient_of_d()[-2:]
+        for head, learns in ((0, True), (1, False), (2, False), (3, False), (4, True)):
+            assert np.any(kernel[:, head]) == learns
+            assert np.any(bias[head]) == learns
+
+    def test_with_auxiliary_categories_it_learns_them_too(self):
+        kernel = self._gradient_of_d(auxiliary_category=1.0)[-2]
+        assert np.any(kernel[:, 1:4], axis=0).all()
+
+    def test_shared_layers_learn(self):
+        assert all(np.any(g) for g in self._gradient_of_d())
+
+    def test_all_of_g_learns_from_each_task(self):
+        """Each task alone, by a D whose other heads are blind."""
+        generator = multitask_gan.initial_generator(_gan(), SEED)
+        for head in ([0], [1, 2, 3], [4]):
+            kept = np.zeros(5, np.float32)
+            kept[head] = 1
+            seeing = [*WEIGHTS.trainable[:-2], WEIGHTS.trainable[-2] * kept]
+            weights = Weights([*seeing, tf.zeros(5)], [])
+            variables = [tf.Variable(w) for w in generator.weights.trainable]
+            with tf.GradientTape() as tape:
+                fake = multitask_gan.generate(_gan(), variables, ASKED, SEED)
+                loss = multitask_gan.generator_loss(
+                    _gan(), weights, fake, ASKED, EVIDENCE, SEED
+                )
+            gradients = tape.gradient(loss, variables)
+            # Not the dense layer's bias: batch normalisation takes it out again.
+            for index in (0, 1, 2, 4, 5):
+                assert np.any(tf.convert_to_tensor(gradients[index])), (head, index)
+
+
+def test_d_learns_to_tell_victim_from_other_and_real_from_fake():
+    gan = _gan(rate=0.3)
+    generator = multitask_gan.initial_generator(gan, SEED)
+    auxiliary = Labelled(REAL.images * 0.05 + 0.9, REAL.labels)
+
+    def train(steps):
+        return multitask_gan.train_discriminator(
+            gan, WEIGHTS, generator, auxiliary, EVIDENCE, tf.constant(steps), SEED
+        )
+
+    weights, loss = tf.function(train)(150)
+
+    def share(images, head):
+        return float(tf.reduce_mean(tf.sigmoid(D.outputs(weights, images)[:, head])))
+
+    fakes = multitask_gan.generate(gan, generator.weights.trainable, ASKED, SEED)
+    assert (
+        share(EVIDENCE.victim.images, 4) > 0.8 > 0.2 > share(EVIDENCE.other.images, 4)
+    )
+    assert share(auxiliary.images, 0) > 0.8 > 0.2 > share(fakes, 0)
+    untouched, nothing = train(0)
+    assert nothing == 0 < loss
+    for before, after in zip(WEIGHTS.trainable, untouched.trainable, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("evidence", [EVIDENCE, None], ids=["passive", "active"])
+def test_one_step_of_g_is_sgd_on_its_loss(evidence):
+    gan = _gan(average_decay=0.75)
+    start = multitask_gan.initial_generator(gan, SEED)
+    after, loss = multitask_gan.train_generator(
+        gan, WEIGHTS, start, REAL, evidence, tf.constant(1), SEED
+    )
+    of_step = tf.random.fold_in(SEED, 0)
+    asked = multitask_gan.ask(gan, evidence, 8, of_step)
+    variables = [tf.Variable(w) for w in start.weights.trainable]
+    with tf.GradientTape() as tape:
+        fake = multitask_gan.generate(gan, variables, asked, of_step)
+        expected = multitask_gan.generator_loss(
+            gan, WEIGHTS, fake, asked, evidence, of_step
+        )
+    gradients = tape.gradient(expected, variables)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    moved = 0.0
+    for index, variable in enumerate(variables):
+        stepped = variable - 0.05 * tf.convert_to_tensor(gradients[index])
+        np.testing.assert_allclose(after.weights.trainable[index], stepped, atol=1e-6)
+        average = 0.75 * variable + 0.25 * stepped
+        np.testing.assert_allclose(after.average[index], average, atol=1e-6)
+        moved = max(moved, float(tf.reduce_max(tf.abs(stepped - variable))))
+    assert moved > 1e-4
+
+
+def test_g_learns_what_it_is_asked_for():
+    gan = _gan(batch_size=32, rate=0.2)
+    # D by hand: the victim's pictures are bright above, real ones dark below.
+    heads = np.zeros([16, 5], np.float32)
+    heads[:8, 4], heads[8:, 0] = 1.0, -1.0
+    weights = Weights(
+        [tf.eye(16, 12), tf.zeros(12), tf.constant(heads[:12]), tf.zeros(5)], []
+    )
+    generator, _ = tf.function(multitask_gan.train_generator, jit_compile=False)(
+        gan,
+        weights,
+        multitask_gan.initial_generator(gan, SEED),
+        REAL,
+        EVIDENCE,
+        tf.constant(200),
+        SEED,
+    )
+    asked = Asked(tf.tile([0, 1], [40]), tf.repeat([VICTIM, OTHER], 40))
+    drawn = multitask_gan.generate(gan, generator.weights.trainable, asked, SEED)
+    pixels = tf.reshape(drawn, [2, 40, 16]).numpy()
+    assert pixels[0, :, :8].mean() > 0.5 > -0.5 > pixels[1, :, :8].mean()
+    assert pixels[:, :, 8:12].mean() < -0.5
+
+
+class TestAsked:
+    def test_half_are_the_victims_and_all_categories_occur(self):
+        asked = multitask_gan.ask(_gan(), EVIDENCE, 300, SEED)
+        assert asked.identity.numpy().mean() == 0.5
+        for identity in (VICTIM, OTHER):
+            counts = np.bincount(
+                asked.category[asked.identity == identity], minlength=3
+            )
+            # 150 draws: 50 expected, deviation 5.8.
+            assert counts.min() > 20
+
+    def test_without_evidence_there_is_only_the_victim(self):
+        asked = multitask_gan.ask(_gan(), None, 10, SEED)
+        assert set(asked.identity.numpy()) == {VICTIM}
+
+    def test_held_categories(self):
+        evidence = EVIDENCE._replace(victim=_pictures(6, 1, label=2))
+        asked = multitask_gan.ask(_gan(held_categories=True), evidence, 60, SEED)
+        assert set(asked.category[asked.identity == VICTIM].numpy()) == {2}
+        assert set(asked.category[asked.identity == OTHER].numpy()) == {0, 1, 2}
+
+    def test_with_variety_everything_is_asked_for_twice(self):
+        asked = multitask_gan.ask(_gan(variety=1.0), EVIDENCE, 60, SEED)
+        for values in asked:
+            np.testing.assert_array_equal(values[:30], values[30:])
+        assert len(set(asked.category.numpy())) == 3
+
+
+def test_pictures_are_shifted_each_by_its_own_whole_pixels():
+    images = tf.reshape(tf.range(32.0), [2, 4, 4, 1])
+    shifted = multitask_gan._shift(images, 1, tf.constant([0, 5])).numpy()
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "symmetric")
+    for image, source in zip(shifted, padded, strict=True):
+        views = [source[r : r + 4, c : c + 4] for r in range(3) for c in range(3)]
+        assert any(np.array_equal(image, view) for view in views)
+    seeds = [multitask_gan._shift(images, 1, tf.constant([0, s])) for s in range(8)]
+    assert len({bytes(s.numpy()) for s in seeds}) > 3
+
+
+def test_disguises_by_hand_and_from_step_to_step():
+    pictures = REAL.images
+    noise = multitask_gan._disguise(Deviations(noise=0.1), pictures, SEED) - pictures
+    # 128 draws: the deviation's own deviation is 0.006.
+    assert abs(float(tf.math.reduce_std(noise)) - 0.1) < 0.03
+    found = multitask_gan._disguise(Deviations(recolour=0.6), pictures, SEED).numpy()
+    for before, after in zip(pictures.numpy(), found, strict=True):
+        contrast, brightness = np.polyfit(before.ravel(), after.ravel(), 1)
+        np.testing.assert_allclose(contrast * before + brightness, after, atol=1e-5)
+        assert 0.4 <= contrast <= 1.0
+        assert -0.3 <= brightness <= 0.3
+    other = multitask_gan._disguise(Deviations(recolour=0.6), pictures, SEED + 1)
+    assert np.abs(found - other).max() > 0.1
+
+
+def test_only_the_identity_task_sees_disguises():
+    plain, disguised = (
+        multitask_gan._answers(
+            gan, WEIGHTS, [REAL.images, EVIDENCE.victim.images], SEED
+        )
+        for gan in (_gan(), _gan(recolour=0.5, noise=0.1))
+    )
+    for one, other in zip(plain, disguised, strict=True):
+        np.testing.assert_array_equal(one.reality, other.reality)
+        np.testing.assert_array_equal(one.category, other.category)
+        assert np.abs(one.identity - other.identity).max() > 1e-3
+    assert [len(one.identity) for one in plain] == [8, 6]
+
+
+def test_modes():
+    assert Deviations().mode is Mode.PAPER
+    for field in dataclasses.fields(Deviations):
+        changed = {field.name: type(field.default)(0.5) or 2}
+        assert Deviations(**changed).mode is Mode.STRENGTHENED
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: Deviations(noise=-1.0), "noise is -1.0: expected 0 or more"),
+        (lambda: Deviations(average_decay=1.0), "average_decay is 1.0: expected it in"),
+        (lambda: Deviations(recolour=1.0), "recolour is 1.0: expected it in"),
+        (lambda: Deviations(alternations=0), "alternations is 0: expected at least 1"),
+        (lambda: _gan(batch_size=7), "batch_size is 7: expected an even number"),
+        (
+            lambda: MultitaskGan(generators.wang_mnist(), D, SGD, SGD),
+            r"draws \(28, 28, 1\): expected the input of mlp, \(4, 4, 1\)",
+        ),
+    ],
+)
+def test_bad_input(build, message):
+    with pytest.raises(InputError, match=message):
+        build()

@@ -1,0 +1,271 @@
+"""The server's attack on digits: arms, figures, resuming, bad input, the binary."""
+
+# bazel: size = large
+
+import asyncio
+import csv
+import dataclasses
+import functools
+import html
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+from experiments import evaluation as evaluation_lib
+from experiments import server_gan_program as program
+from experiments import server_gan_report
+from experiments.run_clock import RunClock
+from experiments.server_gan_arm import ServerGanArm, attack_state
+from experiments.server_gan_data import build_data
+from experiments.server_gan_representatives import Matching
+from tff_leak.attacks.deviations import Deviations
+from tff_leak.data import sources
+from tff_leak.errors import InputError
+from tff_leak.metrics import properties
+from tff_leak.models.batched_sgd import BatchSgd
+from tff_leak.runtime import runtimes
+from tff_leak.runtime.progress import Progress
+from tff_leak.runtime.reconstructions import read_reconstructions
+from tff_leak.runtime.run_directory import RunDirectory
+
+ROOT = pathlib.Path(__file__).parents[2]
+ROUNDS = 3
+
+
+def _settings(**changes):
+    settings = {
+        "rounds": ROUNDS,
+        "seed": 0,
+        "arms": list(program.Arm),
+        "server": program.Server.PASSIVE,
+        "training": BatchSgd(0.05),
+        "batch_size": 15,
+        "gan": program.GanSettings(0.001, batch_size=4, planes=2, base_filters=4),
+        "deviations": Deviations(start_round=1, choose_snapshot=True),
+        "attack": {"discriminator_steps": 1, "generator_steps": 2},
+        "matching": Matching(per_class=1, iterations=2),
+        "snapshot_every": 2,
+    }
+    return program.Settings(**{**settings, **changes})
+
+
+@functools.cache
+def _data():
+    return build_data(
+        sources.load("digits"),
+        clients=3,
+        classes_per_client=3,
+        per_class=10,
+        victim=1,
+        angle=40.0,
+        auxiliary=100,
+        seed=0,
+    )
+
+
+@functools.cache
+def _experiment():
+    return program.build_experiment(_settings(), _data())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime():
+    """One for all tests: it keeps what it has compiled."""
+    yield runtimes.use("in_process", asynchronous=True)
+    tff.test.set_no_default_context()
+
+
+def _train(experiment, directory):
+    progress = Progress(experiment.settings.rounds, "test", enabled=False)
+    return asyncio.run(program.run(experiment, directory, progress))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run's directory, from training to the report."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    with (
+        RunDirectory.open(path, {"test": True}) as directory,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # How good the judge is does not matter here.
+        quick = functools.partial(evaluation_lib.train_judge, epochs=1)
+        patch.setattr(evaluation_lib, "train_judge", quick)
+        clock = RunClock(directory, time.monotonic())
+        states = _train(_experiment(), directory)
+        evaluation = program.evaluate(_experiment(), states, directory, clock)
+        finding = server_gan_report.write_report(_experiment(), evaluation, directory)
+        assert finding in html.unescape(directory.report.read_text())
+    return directory, states
+
+
+def _rows(directory):
+    with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_passive_attack_changes_nothing_that_clients_see(finished):
+    directory, states = finished
+    attack, honest = (
+        states[arm].global_model_weights.trainable
+        for arm in (program.Arm.ATTACK, program.Arm.HONEST)
+    )
+    for one, other in zip(attack, honest, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for row in _rows(directory):
+        assert row["attack/task_accuracy"] == row["honest/task_accuracy"]
+        assert row["attack/train_loss"] == row["honest/train_loss"]
+    # The control has other data, and so another model.
+    control = states[program.Arm.CONTROL].global_model_weights.trainable
+    assert not np.array_equal(control[0], attack[0])
+
+
+def test_the_attack_runs_from_its_start_on(finished):
+    directory, states = finished
+    for arm in ("attack", "control"):
+        noted = [row[f"{arm}/generator_loss"] != "" for row in _rows(directory)]
+        assert noted == [False, True, True]
+    assert "honest/generator_loss" not in _rows(directory)[0]
+    assert int(attack_state(states[program.Arm.ATTACK]).memory.filled) == 1
+
+
+def test_figures_of_a_run(finished):
+    directory, _ = finished
+    summary = json.loads(directory.summary.read_text())
+    held = _data().held
+    assert summary["mode"] == "strengthened"
+    assert summary["pooled"]["targets"] == held
+    sets = summary["pooled"]["sets"]
+    for name in (properties.VICTIM, properties.OTHER, properties.CONTROL):
+        assert sets[name]["samples"] == 300
+    reference = sets[properties.REFERENCE]
+    # Real turned pictures: any figure that says otherwise is wrong.
+    assert reference["nearer_share"] > 0.9
+    assert reference["margin"] > 0.1
+    kept = read_reconstructions(directory.reconstructions)
+    assert kept.labels.tolist() == np.repeat(held, 100).tolist()
+    assert set(kept.clients) == {1}
+    looks = program.load_looks(directory)
+    assert list(looks) == [2, 3]
+    asked = {(arm, c, i) for arm in ("attack", "control") for c in held for i in (0, 1)}
+    assert set(looks[3]) == asked
+    names = {path.name for path in directory.figures.iterdir()}
+    assert {f"attack_{label}.png" for label in held} | {"attack_all.png"} <= names
+    assert {"task_accuracy.png", "leaning.png", "score.png"} <= names
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(
+    finished, tmp_path, monkeypatch
+):
+    done, _ = finished
+    run_round = ServerGanArm.run_round
+
+    async def interrupted(self, state, round_num):
+        if round_num == 3:
+            raise KeyboardInterrupt
+        return await run_round(self, state, round_num)
+
+    with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
+        with monkeypatch.context() as patch:
+            patch.setattr(ServerGanArm, "run_round", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                _train(_experiment(), directory)
+        assert len(_rows(directory)) == 2
+        _train(_experiment(), directory)
+    last = f"round_{ROUNDS}.npz"
+    for one, other in (
+        (directory.metrics_csv, done.metrics_csv),
+        (directory.program_state / last, done.program_state / last),
+    ):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_an_active_server_has_a_model_for_its_victim():
+    settings = _settings(
+        server=program.Server.ACTIVE_APART,
+        arms=[program.Arm.ATTACK],
+        deviations=Deviations(),
+    )
+    experiment = program.build_experiment(settings, _data())
+    process = experiment.arms[program.Arm.ATTACK].process
+    weights = process.initialize.type_signature.result.member.global_model_weights
+    assert list(weights.trainable) == list(weights.non_trainable)
+    assert experiment.attack.gan.deviations.mode.value == "paper"
+
+
+class TestVerdict:
+    def _summary(self, succeeded=1.0, control=0.0, judge=1.0, ratio=0.6):
+        victim = {"nearer_share": 0.9, "judge_share": judge, "diversity_ratio": ratio}
+        sets = {
+            properties.VICTIM: victim,
+            properties.OTHER: {"nearer_share": 0.1},
+            properties.CONTROL: {"nearer_share": control},
+        }
+        pooled = {"targets": [1, 4], "succeeded": succeeded, "sets": sets}
+        return {"pooled": pooled}
+
+    @pytest.mark.parametrize(
+        "changes, kind",
+        [
+            ({}, "leak"),
+            ({"judge": 0.7}, "partial"),
+            ({"ratio": 0.3}, "partial"),
+            ({"ratio": None}, "partial"),
+            ({"succeeded": 0.5}, "partial"),
+            ({"succeeded": 0.0}, "none"),
+            ({"control": 0.7}, "undefined"),
+        ],
+    )
+    def test_kinds(self, changes, kind):
+        text, found = server_gan_report.verdict(self._summary(**changes))
+        assert found == kind
+        assert "1, 4" in text
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"arms": [program.Arm.CONTROL]}, "--arms is 'control': expected attack"),
+        ({"attack": {"generator_steps": 0}}, "generator_steps is 0: expected at least"),
+    ],
+)
+def test_settings_that_cannot_be(changes, message):
+    with pytest.raises(InputError, match=message):
+        program.build_experiment(_settings(**changes), _data())
+
+
+def test_pictures_of_another_size_are_refused():
+    data = dataclasses.replace(_data(), source=sources.load("digits"))
+    with pytest.raises(InputError, match=r"pictures are \(32, 32, 1\): expected grey"):
+        program.build_experiment(_settings(), data)
+
+
+def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
+    output = tmp_path / "run"
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "experiments.run_server_gan",
+            "--dataset=digits",
+            "--deviations=noise=0.1",
+            f"--output_dir={output}",
+        ],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    [line] = result.stderr.strip().splitlines()
+    assert line.startswith("error: --deviations is 'noise=0.1' with --mode=paper")
+    assert result.stdout == ""
+    assert not output.exists()

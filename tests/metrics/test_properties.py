@@ -1,0 +1,132 @@
+"""Whether pictures have a property: by hand, and pictures that must not pass."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tff_leak.errors import InputError
+from tff_leak.metrics import properties
+from tff_leak.metrics.properties import (
+    PropertyInputs,
+    evaluate_properties,
+    template_correlation,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def _bars(count, upright):
+    """Bars of random shade and place: standing or lying ones."""
+    images = np.full((count, 12, 12, 1), -1.0)
+    for image in images:
+        place, shade = RNG.integers(3, 8), RNG.uniform(0.2, 1.0)
+        image[2:10, place : place + 2] = shade
+    return images if upright else images.transpose(0, 2, 1, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SureOf:
+    """Stands in for a judge: names class 4 for everything with foreground."""
+
+    def features(self, images):
+        return images.reshape(len(images), -1)
+
+    def all_probabilities(self, features):
+        named = np.zeros((len(features), 6))
+        drawn = features.max(axis=1) > 0
+        named[drawn, 4], named[~drawn, 5] = 1.0, 1.0
+        return named
+
+
+def _inputs(**sets):
+    given = {
+        properties.VICTIM: _bars(20, upright=False),
+        properties.OTHER: _bars(20, upright=True),
+        properties.REFERENCE: _bars(20, upright=False),
+        properties.CONTROL: _bars(20, upright=True),
+        **sets,
+    }
+    return PropertyInputs(
+        target=4,
+        sets=given,
+        private=_bars(30, upright=False),
+        others=_bars(30, upright=True),
+        template_with=_bars(100, upright=False).mean(axis=0),
+        template_without=_bars(100, upright=True).mean(axis=0),
+    )
+
+
+def test_correlation_by_hand():
+    template = np.array([[1.0, -1.0], [0.0, 0.0]])[..., np.newaxis]
+    same = 0.2 * template + 0.5
+    half = np.array([[1.0, 0.0], [-1.0, 0.0]])[..., np.newaxis]
+    blank = np.zeros_like(template)
+    found = template_correlation(np.stack([same, -template, half, blank]), template)
+    np.testing.assert_allclose(found, [1.0, -1.0, 0.5, 0.0], atol=1e-12)
+
+
+def test_a_perfect_attack():
+    scores = evaluate_properties([_inputs()], _SureOf(), foreground=True)
+    [one], pooled = scores["targets"], scores["pooled"]
+    assert one["succeeded"] is True
+    assert pooled["succeeded"] == 1.0
+    victim, other = one["sets"][properties.VICTIM], one["sets"][properties.OTHER]
+    assert victim["nearer_share"] == 1.0
+    assert other["nearer_share"] == 0.0
+    assert victim["judge_share"] == 1.0
+    # As good as real pictures, and a control that is as far from them as others are.
+    assert abs(one["recovered"] - 1.0) < 0.2
+    assert victim["margin"] > 0.2 > -0.2 > other["margin"]
+    assert abs(victim["diversity_ratio"] - 1.0) < 0.2
+
+
+def test_an_attack_that_draws_the_class_alone_fails():
+    upright = _bars(20, upright=True)
+    scores = evaluate_properties([_inputs(victim=upright)], _SureOf(), foreground=True)
+    assert scores["pooled"]["succeeded"] == 0.0
+    assert abs(scores["pooled"]["recovered"]) < 0.2
+
+
+def test_one_that_turns_everything_fails():
+    turned = _bars(20, upright=False)
+    scores = evaluate_properties([_inputs(other=turned)], _SureOf(), foreground=True)
+    assert scores["pooled"]["succeeded"] == 0.0
+
+
+def test_blanks_fail():
+    blank = np.full((5, 12, 12, 1), -1.0)
+    scores = evaluate_properties([_inputs(victim=blank)], _SureOf(), foreground=True)
+    [one] = scores["targets"]
+    assert one["succeeded"] is False
+    assert one["sets"][properties.VICTIM]["judge_share"] == 0
+    assert one["sets"][properties.VICTIM]["diversity_ratio"] == 0
+
+
+def test_pooled_is_the_mean_over_classes():
+    good, bad = _inputs(), _inputs(victim=_bars(5, upright=True))
+    scores = evaluate_properties([good, bad], _SureOf(), foreground=True)
+    pooled = scores["pooled"]
+    assert pooled["targets"] == [4, 4]
+    assert pooled["succeeded"] == 0.5
+    margins = [one["sets"][properties.VICTIM]["margin"] for one in scores["targets"]]
+    np.testing.assert_allclose(
+        pooled["sets"][properties.VICTIM]["margin"], np.mean(margins)
+    )
+    assert pooled["sets"][properties.VICTIM]["samples"] == 25
+
+
+def test_without_a_control_nothing_is_said_to_be_recovered():
+    inputs = _inputs()
+    sets = {k: v for k, v in inputs.sets.items() if k != properties.CONTROL}
+    inputs = dataclasses.replace(inputs, sets=sets)
+    scores = evaluate_properties([inputs], _SureOf(), foreground=True)
+    assert scores["pooled"]["recovered"] is None
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match="no class to score: expected at least one"):
+        evaluate_properties([], _SureOf(), foreground=True)
+    inputs = dataclasses.replace(_inputs(), sets={properties.VICTIM: _bars(2, True)})
+    with pytest.raises(InputError, match="class 4 lacks the pictures other, reference"):
+        evaluate_properties([inputs], _SureOf(), foreground=True)

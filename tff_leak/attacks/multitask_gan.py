@@ -1,0 +1,573 @@
+"""The multi-task GAN of mGAN-AI (Wang et al., INFOCOM 2019, section V-B).
+
+A discriminator D with the layers of a classifier and three outputs, reality, category
+and identity (Eq. 3), and a generator G that is told which category and whose picture
+to draw. Equation 4 is read so:
+
+    L_real = -mean log D_real(real) - mean log(1 - D_real(fake))
+    L_id   = -mean log D_id(victim) - mean log(1 - D_id(other))
+    D descends on L_real + L_id
+    G descends on  mean CE(D_cat(fake), category) - mean log D_real(fake)
+                   + BCE(D_id(fake), identity asked for)
+
+The paper's text has the opposite sign in front of both logarithms and lets D minimise
+and G minimise L_cat - L_real + L_id; taken literally D would learn that real pictures
+are fake and training diverges within 60 steps. G's part of L_real is the usual
+non-saturating one, and its identity is that which it was asked for.
+
+Pure TensorFlow steps; who calls them when is `server_gan.py`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tff_leak.attacks.deviations import Deviations
+from tff_leak.errors import InputError
+from tff_leak.models.discriminators import Heads, heads
+from tff_leak.models.generators import uniform_latents
+from tff_leak.models.network import Network, Tensors, Weights
+from tff_leak.models.training import cross_entropy
+from tff_leak.runtime.seeding import Role, derive
+
+VICTIM = 1
+OTHER = 0
+
+# Streams below a step's seed, beside `Role.LATENT`.
+_CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR = range(100, 107)
+
+
+class Labelled(NamedTuple):
+    """Pictures with their classes.
+
+    Attributes:
+      images: float32 `[n, H, W, C]` in [-1, 1].
+      labels: int32 `[n]`.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+
+
+class Evidence(NamedTuple):
+    """What D knows about identities: representatives of the clients (section V-E).
+
+    Attributes:
+      victim: of the victim, at least one.
+      other: of the others, at least one.
+    """
+
+    victim: Labelled
+    other: Labelled
+
+
+class Asked(NamedTuple):
+    """What G is asked for.
+
+    Attributes:
+      category: int32 `[n]`.
+      identity: int32 `[n]`, `VICTIM` or `OTHER`.
+    """
+
+    category: tf.Tensor
+    identity: tf.Tensor
+
+
+class Generator(NamedTuple):
+    """G as it is trained.
+
+    Attributes:
+      weights: G's.
+      optimizer: the state of its optimiser.
+      average: running mean of its trainable weights; empty without one.
+    """
+
+    weights: Weights
+    optimizer: Any
+    average: Tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class MultitaskGan:
+    """The networks and how they are trained.
+
+    Attributes:
+      generator: noise, category and identity `[n, 102]` to pictures in [-1, 1]
+        (`models.generators.wang_mnist`).
+      discriminator: pictures to logits `[n, categories + 2]`
+        (`models.discriminators.wang_mnist_multitask`); its last layer is dense.
+      generator_optimizer: a `tff.learning.optimizers.Optimizer`; in the paper Adam,
+        rate 0.0002, first momentum 0.5.
+      discriminator_optimizer: the same for D.
+      batch_size: pictures of each kind in a step (not in the text).
+      deviations: from the paper.
+    """
+
+    generator: Network
+    discriminator: Network
+    generator_optimizer: Any
+    discriminator_optimizer: Any
+    batch_size: int = 64
+    deviations: Deviations = Deviations()
+
+    def __post_init__(self):
+        drawn, seen = self.generator.output_shape, self.discriminator.input_shape
+        if drawn != seen:
+            raise InputError(
+                f"generator {self.generator.name} draws {drawn}: expected the input of "
+                f"{self.discriminator.name}, {seen}; choose a generator of that size"
+            )
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise InputError(
+                f"batch_size is {self.batch_size}: expected an even number; the "
+                "default is 64"
+            )
+
+    @property
+    def num_categories(self) -> int:
+        """Outputs of D_cat."""
+        return self.discriminator.output_shape[0] - 2
+
+
+def initial_generator(gan: MultitaskGan, seed: tf.Tensor) -> Generator:
+    """Returns G before its first step; `seed` is int32 `[2]`."""
+    weights = gan.generator.initialize(derive(seed, Role.GENERATOR))
+    specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
+    optimizer = tf.nest.map_structure(
+        tf.convert_to_tensor, gan.generator_optimizer.initialize(specs)
+    )
+    average = list(weights.trainable) if gan.deviations.average_decay else []
+    return Generator(weights, optimizer, average)
+
+
+def generate(
+    gan: MultitaskGan, trainable: Tensors, asked: Asked, seed: tf.Tensor
+) -> tf.Tensor:
+    """Draws pictures from G: float32 `[n, H, W, C]` in [-1, 1].
+
+    With the batch's own statistics, as the generators of this project do; a picture so
+    depends a little on what else was asked for in the same call.
+
+    Args:
+      gan: the networks.
+      trainable: G's weights, its own or their average.
+      asked: for n pictures.
+      seed: int32 `[2]`.
+    """
+    return gan.generator.apply(
+        Weights(list(trainable), _no_statistics(gan.generator)),
+        _inputs(asked, seed),
+        True,
+    )[0]
+
+
+def reality_loss(real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
+    """L_real of Eq. 4 for D, in nats, from logits of real and fake pictures `[n]`."""
+    return _binary(real, 1.0) + _binary(fake, 0.0)
+
+
+def identity_loss(victim: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """L_id of Eq. 4 for D, in nats, from logits of the victim's and others' `[n]`."""
+    return _binary(victim, 1.0) + _binary(other, 0.0)
+
+
+def discriminator_loss(
+    gan: MultitaskGan,
+    weights: Weights,
+    real: Labelled,
+    fake: tf.Tensor,
+    asked: Asked,
+    evidence: Evidence | None,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """L_real + L_id of one batch, and what deviates from them.
+
+    Args:
+      gan: the networks.
+      weights: D's.
+      real: auxiliary pictures.
+      fake: generated pictures `[n, H, W, C]`.
+      asked: what they were generated for.
+      evidence: representatives, or None: without L_id, as in the active attack.
+      seed: int32 `[2]`, of the augmentation.
+
+    Returns:
+      float32, in nats.
+    """
+    deviations = gan.deviations
+    if evidence is None:
+        pictures = [real.images, fake]
+    else:
+        pictures = [real.images, fake, evidence.victim.images, evidence.other.images]
+    of_real, of_fake, *of_clients = _answers(gan, weights, pictures, seed)
+    loss = reality_loss(of_real.reality, of_fake.reality)
+    if deviations.auxiliary_category:
+        loss += deviations.auxiliary_category * cross_entropy(
+            of_real.category, real.labels
+        )
+    if evidence is None:
+        return loss
+    victim, other = of_clients
+    loss += identity_loss(victim.identity, other.identity)
+    if deviations.auxiliary_as_other:
+        loss += deviations.auxiliary_as_other * _binary(of_real.identity, 0.0)
+    if deviations.generated_as_other:
+        as_victim = tf.cast(tf.equal(asked.identity, VICTIM), tf.float32)
+        loss += deviations.generated_as_other * _binary(
+            of_fake.identity, 0.0, as_victim
+        )
+    if deviations.victim_as_real:
+        loss += deviations.victim_as_real * _binary(victim.reality, 1.0)
+    return loss
+
+
+def generator_loss(
+    gan: MultitaskGan,
+    weights: Weights,
+    fake: tf.Tensor,
+    asked: Asked,
+    evidence: Evidence | None,
+    seed: tf.Tensor,
+    spread: tf.Tensor | float = 1.0,
+) -> tf.Tensor:
+    """What G descends on: L_cat, its part of L_real, and L_id.
+
+    Args:
+      gan: the networks.
+      weights: D's.
+      fake: generated pictures `[n, H, W, C]`.
+      asked: what they were generated for; of an even batch `ask` asks for the second
+        half as for the first.
+      evidence: representatives, or None: without L_id, as in the active attack.
+      seed: int32 `[2]`, of the augmentation.
+      spread: `class_spread` of the auxiliary pictures, for `Deviations.variety`.
+
+    Returns:
+      float32, in nats.
+    """
+    [of_fake] = _answers(gan, weights, [fake], seed)
+    loss = cross_entropy(of_fake.category, asked.category)
+    loss += _binary(of_fake.reality, 1.0)
+    if gan.deviations.variety:
+        one, other = (unit(half) for half in tf.split(fake, 2))
+        distance = 1.0 - tf.reduce_mean(tf.reduce_sum(one * other, axis=1))
+        loss += gan.deviations.variety * tf.nn.relu(
+            1.0 - distance / tf.maximum(spread, 1e-6)
+        )
+    if evidence is None:
+        return loss
+    loss += _binary(of_fake.identity, tf.cast(asked.identity, tf.float32))
+    if gan.deviations.class_means:
+        loss += gan.deviations.class_means * _class_means_loss(
+            gan.num_categories, fake, asked, evidence
+        )
+    return loss
+
+
+def train_discriminator(
+    gan: MultitaskGan,
+    weights: Weights,
+    generator: Generator,
+    auxiliary: Labelled,
+    evidence: Evidence | None,
+    steps: tf.Tensor,
+    seed: tf.Tensor,
+) -> tuple[Weights, tf.Tensor]:
+    """Trains D on G as it stands, from fresh slots of its optimiser.
+
+    Args:
+      gan: the networks.
+      weights: D's to start from.
+      generator: G; not changed.
+      auxiliary: the server's own pictures, "real".
+      evidence: representatives, or None.
+      steps: int32.
+      seed: int32 `[2]`.
+
+    Returns:
+      D's weights, and the loss of the last batch (0 without steps).
+    """
+    optimizer = gan.discriminator_optimizer
+    specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
+    slots = tf.nest.map_structure(tf.convert_to_tensor, optimizer.initialize(specs))
+    constants = list(weights.statistics)
+
+    def step(index, trainable, slots, _loss):
+        of_step = derive(seed, index)
+        asked = ask(gan, evidence, gan.batch_size, of_step)
+        fake = generate(gan, generator.weights.trainable, asked, of_step)
+        real = _pick(auxiliary, gan.batch_size, derive(of_step, _AUXILIARY))
+        shown = _pick_evidence(evidence, gan.batch_size, of_step)
+        with tf.GradientTape() as tape:
+            tape.watch(trainable)
+            loss = discriminator_loss(
+                gan, Weights(trainable, constants), real, fake, asked, shown, of_step
+            )
+        gradients = tape.gradient(
+            loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        slots, trainable = optimizer.next(slots, trainable, gradients)
+        return index + 1, list(trainable), slots, loss
+
+    _, trainable, _, loss = tf.while_loop(
+        lambda index, *_: index < steps,
+        step,
+        (tf.constant(0), list(weights.trainable), slots, tf.constant(0.0)),
+    )
+    return Weights(trainable, constants), loss
+
+
+def train_generator(
+    gan: MultitaskGan,
+    weights: Weights,
+    generator: Generator,
+    auxiliary: Labelled,
+    evidence: Evidence | None,
+    steps: tf.Tensor,
+    seed: tf.Tensor,
+) -> tuple[Generator, tf.Tensor]:
+    """Trains G on D as it stands.
+
+    Args:
+      gan: the networks.
+      weights: D's; not changed.
+      generator: G.
+      auxiliary: the server's own pictures; for `Deviations.variety` only.
+      evidence: representatives, or None.
+      steps: int32.
+      seed: int32 `[2]`.
+
+    Returns:
+      G, and the loss of the last batch (0 without steps).
+    """
+    decay = gan.deviations.average_decay
+    spread = class_spread(auxiliary) if gan.deviations.variety else 1.0
+
+    def step(index, state, _loss):
+        of_step = derive(seed, index)
+        asked = ask(gan, evidence, gan.batch_size, of_step)
+        trainable = list(state.weights.trainable)
+        with tf.GradientTape() as tape:
+            tape.watch(trainable)
+            fake, statistics = gan.generator.apply(
+                Weights(trainable, state.weights.statistics),
+                _inputs(asked, of_step),
+                True,
+            )
+            loss = generator_loss(gan, weights, fake, asked, evidence, of_step, spread)
+        gradients = tape.gradient(loss, trainable)
+        slots, trainable = gan.generator_optimizer.next(
+            state.optimizer, trainable, gradients
+        )
+        average = [
+            decay * mean + (1.0 - decay) * new
+            for mean, new in zip(state.average, trainable, strict=bool(decay))
+        ]
+        state = Generator(Weights(list(trainable), list(statistics)), slots, average)
+        return index + 1, state, loss
+
+    start = Generator(
+        Weights(list(generator.weights.trainable), list(generator.weights.statistics)),
+        generator.optimizer,
+        list(generator.average),
+    )
+    _, generator, loss = tf.while_loop(
+        lambda index, *_: index < steps, step, (tf.constant(0), start, tf.constant(0.0))
+    )
+    return generator, loss
+
+
+def ask(
+    gan: MultitaskGan, evidence: Evidence | None, count: int, seed: tf.Tensor
+) -> Asked:
+    """Draws what G is asked for in a step.
+
+    Categories are uniform. Every other picture is asked for as the victim's and the
+    rest as others'; without evidence there is only the victim. With
+    `Deviations.variety` the second half of the batch is asked for as the first.
+
+    Args:
+      gan: the networks.
+      evidence: representatives, or None.
+      count: n.
+      seed: int32 `[2]`, of the step.
+    """
+    seed = derive(seed, _CONDITIONS)
+    distinct = count // 2 if gan.deviations.variety else count
+    category = tf.random.stateless_uniform(
+        [distinct], seed, 0, gan.num_categories, tf.int32
+    )
+    identity = tf.fill([distinct], VICTIM)
+    if evidence is not None:
+        identity = tf.cast(tf.equal(tf.range(distinct) % 2, 0), tf.int32)
+        if gan.deviations.held_categories:
+            held = _pick(evidence.victim, distinct, seed).labels
+            category = tf.where(tf.equal(identity, VICTIM), held, category)
+    if distinct < count:
+        return Asked(tf.tile(category, [2]), tf.tile(identity, [2]))
+    return Asked(category, identity)
+
+
+def class_spread(pictures: Labelled) -> tf.Tensor:
+    """Mean of 1 - correlation of two of the first 128 pictures that are of one class.
+
+    0 where no two are.
+    """
+    labels = pictures.labels[:128]
+    vectors = unit(pictures.images[:128])
+    distances = 1.0 - tf.matmul(vectors, vectors, transpose_b=True)
+    alike = tf.equal(labels[:, tf.newaxis], labels[tf.newaxis, :])
+    pairs = tf.cast(alike, tf.float32) - tf.eye(tf.size(labels))
+    return tf.reduce_sum(pairs * distances) / tf.maximum(tf.reduce_sum(pairs), 1.0)
+
+
+def unit(images: tf.Tensor) -> tf.Tensor:
+    """Flattens pictures, centres each and gives it length 1.
+
+    The product of two is their correlation, which no change of contrast or brightness
+    touches.
+
+    Args:
+      images: float32 `[n, H, W, C]`, or flattened already.
+
+    Returns:
+      float32 `[n, H W C]`; 0 for a picture of one shade.
+    """
+    flat = tf.reshape(images, [tf.shape(images)[0], images.shape[1:].num_elements()])
+    centred = flat - tf.reduce_mean(flat, axis=1, keepdims=True)
+    return tf.math.l2_normalize(centred, axis=1, epsilon=1e-6)
+
+
+def unit_means(
+    images: tf.Tensor, groups: tf.Tensor, count: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean picture of each group.
+
+    Args:
+      images: float32 `[n, H, W, C]`.
+      groups: int32 `[n]`, in [0, count).
+      count: of groups.
+
+    Returns:
+      The means, as `unit` makes them: float32 `[count, H W C]`; and which groups have
+      a picture: bool `[count]`.
+    """
+    flat = tf.reshape(images, [tf.shape(images)[0], images.shape[1:].num_elements()])
+    members = tf.one_hot(groups, count)
+    number = tf.reduce_sum(members, axis=0)
+    sums = tf.matmul(members, flat, transpose_a=True)
+    return unit(sums / tf.maximum(number, 1.0)[:, tf.newaxis]), number > 0
+
+
+def _class_means_loss(
+    num_categories: int, fake: tf.Tensor, asked: Asked, evidence: Evidence
+) -> tf.Tensor:
+    """1 - correlation of mean pictures, over the (category, identity) that both have.
+
+    Returns:
+      float32, in [0, 2]; 0 where no pair has both.
+    """
+    victim, other = evidence
+    images = tf.concat([other.images, victim.images], axis=0)
+    groups = tf.concat([other.labels, victim.labels + num_categories], axis=0)
+    wanted, known = unit_means(images, groups, 2 * num_categories)
+    of_fake = asked.category + tf.where(
+        tf.equal(asked.identity, VICTIM), num_categories, 0
+    )
+    drawn, present = unit_means(fake, of_fake, 2 * num_categories)
+    count = tf.cast(known & present, tf.float32)
+    distance = 1.0 - tf.reduce_sum(wanted * drawn, axis=1)
+    return tf.reduce_sum(count * distance) / tf.maximum(tf.reduce_sum(count), 1.0)
+
+
+def _inputs(asked: Asked, seed: tf.Tensor) -> tf.Tensor:
+    """G's inputs `[n, 102]`: noise, category, identity."""
+    noise = uniform_latents(tf.shape(asked.category)[0], derive(seed, Role.LATENT))
+    labels = tf.stack([asked.category, asked.identity], axis=1)
+    return tf.concat([noise, tf.cast(labels, tf.float32)], axis=1)
+
+
+def _no_statistics(network: Network) -> Tensors:
+    """Stands for running statistics where the batch's own are used."""
+    return [tf.zeros(shape) for shape in network.statistics_shapes]
+
+
+def _pick(pictures: Labelled, count: int, seed: tf.Tensor) -> Labelled:
+    """Draws `count` pictures with replacement."""
+    chosen = tf.random.stateless_uniform(
+        [count], seed, 0, tf.shape(pictures.labels)[0], tf.int32
+    )
+    return Labelled(
+        tf.gather(pictures.images, chosen), tf.gather(pictures.labels, chosen)
+    )
+
+
+def _pick_evidence(
+    evidence: Evidence | None, count: int, seed: tf.Tensor
+) -> Evidence | None:
+    if evidence is None:
+        return None
+    return Evidence(
+        _pick(evidence.victim, count, derive(seed, _VICTIM)),
+        _pick(evidence.other, count, derive(seed, _OTHER)),
+    )
+
+
+def _binary(
+    logits: tf.Tensor, wanted: float | tf.Tensor, weights: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Mean binary cross-entropy in nats, maybe of those of weight 1 only."""
+    targets = tf.broadcast_to(tf.cast(wanted, tf.float32), tf.shape(logits))
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    if weights is None:
+        return tf.reduce_mean(losses)
+    return tf.reduce_sum(weights * losses) / tf.maximum(tf.reduce_sum(weights), 1.0)
+
+
+def _answers(
+    gan: MultitaskGan, weights: Weights, pictures: list[tf.Tensor], seed: tf.Tensor
+) -> list[Heads]:
+    """D's answers to several sets of pictures, seen as the deviations say."""
+    deviations = gan.deviations
+    sizes = [tf.shape(part)[0] for part in pictures]
+    seen = tf.concat(pictures, axis=0)
+    if deviations.max_shift:
+        seen = _shift(seen, deviations.max_shift, derive(seed, _SHIFT))
+    outputs = tf.split(gan.discriminator.outputs(weights, seen), sizes)
+    answers = [heads(part) for part in outputs]
+    if not (deviations.noise or deviations.recolour):
+        return answers
+    disguised = _disguise(deviations, seen, seed)
+    outputs = tf.split(gan.discriminator.outputs(weights, disguised), sizes)
+    return [
+        answer._replace(identity=heads(part).identity)
+        for answer, part in zip(answers, outputs, strict=True)
+    ]
+
+
+def _disguise(deviations: Deviations, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Changes contrast and brightness and adds noise, which cannot turn a picture."""
+    if deviations.recolour:
+        width = deviations.recolour
+        shape = [2, tf.shape(images)[0], 1, 1, 1]
+        drawn = tf.random.stateless_uniform(shape, derive(seed, _COLOUR))
+        images = (1.0 - width * drawn[0]) * images + width * (drawn[1] - 0.5)
+    if deviations.noise:
+        images += tf.random.stateless_normal(
+            tf.shape(images), derive(seed, _NOISE), stddev=deviations.noise
+        )
+    return images
+
+
+def _shift(images: tf.Tensor, limit: int, seed: tf.Tensor) -> tf.Tensor:
+    """Moves each picture by its own whole numbers of pixels; the edge is mirrored."""
+    _, height, width, _ = images.shape
+    count = tf.shape(images)[0]
+    offsets = tf.random.stateless_uniform(
+        [2, count, 1], seed, 0, 2 * limit + 1, tf.int32
+    )
+    padding = [[0, 0], [limit, limit], [limit, limit], [0, 0]]
+    padded = tf.pad(images, padding, "SYMMETRIC")
+    rows = tf.gather(padded, offsets[0] + tf.range(height), axis=1, batch_dims=1)
+    return tf.gather(rows, offsets[1] + tf.range(width), axis=2, batch_dims=1)
