@@ -5,6 +5,7 @@ privacy, is another experiment.
 """
 
 # Their sources are read for the defaults of flags.
+# bazel: dep = experiments.common_flags
 # bazel: dep = experiments.run_client_gan
 # bazel: dep = experiments.run_dssgd
 # bazel: dep = experiments.run_key_protected
@@ -90,15 +91,21 @@ def read(preset: pathlib.Path) -> dict[str, str]:
     return flags_of
 
 
+def flag_sources(binary: str) -> str:
+    """Returns the text of the modules that define a binary's flags."""
+    names = ("common_flags", binary)
+    paths = [pathlib.Path(__file__).with_name(f"{name}.py") for name in names]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
+
+
 def defaults(binary: str) -> dict[str, Any]:
     """Returns the defaults of a binary's flags, by name, read from its source.
 
     A list is the list, an enum's member its name in lower case; a default that is an
     expression is left out.
     """
-    source = pathlib.Path(__file__).with_name(f"{binary}.py")
     found = {}
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(flag_sources(binary))):
         is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         if is_call and node.func.attr.startswith("DEFINE_"):
             name, default = node.args[:2]

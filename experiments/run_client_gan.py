@@ -13,7 +13,7 @@ import time
 from absl import flags
 
 from computations.dssgd import TurnOrder
-from experiments import client_gan_program, client_gan_report
+from experiments import client_gan_program, client_gan_report, common_flags
 from experiments.federation import build_federation, check_staleness, integers
 from experiments.run_clock import RunClock
 from experiments.settings import build_optional, parse, plain
@@ -24,26 +24,21 @@ from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
-from tff_leak.runtime import cli, runtimes
+from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 
 # The shared model is tested after every turn; more images would only cost time.
 _TEST_IMAGES = 2000
 
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Run directory: made, or gone on with."
-)
+# --help shows them as well.
+flags.adopt_module_key_flags(common_flags)
 _DATASET = flags.DEFINE_string(
     "dataset",
     "digits",
     "digits, mnist, att_faces, synthetic_faces, another data set of TFDS by its name, "
     "or image_folder:PATH.",
 )
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 100, "Rounds; in each every participant has a turn.", lower_bound=1
 )
@@ -107,44 +102,22 @@ _GENERATOR = flags.DEFINE_string(
 _SNAPSHOT_EVERY = flags.DEFINE_integer(
     "snapshot_every", 10, "Rounds between two looks at the generators.", lower_bound=1
 )
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
-)
-_RUNTIME = flags.DEFINE_enum(
-    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
-)
-_PRECISION = flags.DEFINE_enum(
-    "precision",
-    "float32",
-    runtimes.PRECISIONS,
-    "Of convolutions and products of matrices; bfloat16 in process only.",
-)
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags, runs the experiment, writes and announces the report."""
     del argv
     started = time.monotonic()
-    threads = runtimes.use_threads(_THREADS.value)
-    if not _OUTPUT_DIR.value:
-        raise InputError(
-            "--output_dir is missing: expected a directory for the run; for example "
-            "--output_dir=runs/demo"
-        )
+    threads = common_flags.start("runs/demo")
     settings = _settings()
     data = _data(settings.seed)
     # What cannot be built must not leave a run directory behind.
     experiment = client_gan_program.build_experiment(settings, data)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
+        common_flags.OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
     ) as directory:
         clock = RunClock(directory, started)
-        runtimes.use(
-            _RUNTIME.value,
-            threads=threads,
-            asynchronous=True,
-            precision=_PRECISION.value,
-        )
+        common_flags.use_runtime(threads)
         with Progress(settings.rounds, "client GAN") as progress:
             states = asyncio.run(
                 client_gan_program.run(experiment, directory, progress)
@@ -163,7 +136,7 @@ def _settings() -> client_gan_program.Settings:
     fixed = client_gan_program.FIXED_ATTACK_FIELDS
     return client_gan_program.Settings(
         rounds=_ROUNDS.value,
-        seed=_SEED.value,
+        seed=common_flags.SEED.value,
         arms=_arms(),
         sharing=build(SelectiveSharing, _SHARING),
         training=build(LocalSgd, _TRAINING),
@@ -192,7 +165,9 @@ def _arms() -> list[client_gan_program.Arm]:
 
 
 def _data(seed: int) -> client_gan_program.Data:
-    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    source = sources.load(
+        _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
+    )
     pools = partition.split_pools(source, per_class=_PER_CLASS.value, seed=seed)
     return client_gan_program.Data(
         source=source,
@@ -220,28 +195,27 @@ def _config(settings: client_gan_program.Settings, threads: int) -> dict:
         privacy["record_dp"] = plain(settings.record_dp)
     if settings.privacy_budget is not None:
         privacy["privacy_budget"] = settings.privacy_budget
-    return privacy | {
-        "experiment": "client_gan",
-        "dataset": _DATASET.value,
-        "data_dir": _DATA_DIR.value,
-        "seed": settings.seed,
-        "rounds": settings.rounds,
-        "per_class": _PER_CLASS.value,
-        "participants": _PARTICIPANTS.value,
-        "adversaries": integers(_ADVERSARIES),
-        "targets": integers(_TARGETS),
-        "arms": [arm.value for arm in settings.arms],
-        "sharing": plain(settings.sharing),
-        "training": plain(settings.training),
-        "order": settings.order.value,
-        "max_staleness": settings.max_staleness,
-        "attack": client_gan_program.attack_config(settings.attack),
-        "generator": plain(settings.generator),
-        "snapshot_every": settings.snapshot_every,
-        "threads": threads,
-        "runtime": _RUNTIME.value,
-        "precision": _PRECISION.value,
-    }
+    return (
+        common_flags.config(threads)
+        | privacy
+        | {
+            "experiment": "client_gan",
+            "dataset": _DATASET.value,
+            "rounds": settings.rounds,
+            "per_class": _PER_CLASS.value,
+            "participants": _PARTICIPANTS.value,
+            "adversaries": integers(_ADVERSARIES),
+            "targets": integers(_TARGETS),
+            "arms": [arm.value for arm in settings.arms],
+            "sharing": plain(settings.sharing),
+            "training": plain(settings.training),
+            "order": settings.order.value,
+            "max_staleness": settings.max_staleness,
+            "attack": client_gan_program.attack_config(settings.attack),
+            "generator": plain(settings.generator),
+            "snapshot_every": settings.snapshot_every,
+        }
+    )
 
 
 if __name__ == "__main__":

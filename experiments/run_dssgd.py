@@ -18,6 +18,7 @@ from absl import flags
 
 from computations import dssgd
 from computations.dssgd import TurnOrder
+from experiments import common_flags
 from experiments.dssgd_arm import (
     DssgdArm,
     build_accuracy,
@@ -38,20 +39,14 @@ from tff_leak.data import partition, sources
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
-from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
-from tff_leak.runtime import cli, program, runtimes
+from tff_leak.runtime import cli, program
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
 
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Run directory: made, or gone on with."
-)
+# --help shows them as well.
+flags.adopt_module_key_flags(common_flags)
 _DATASET = flags.DEFINE_string("dataset", "digits", "As in run_client_gan.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 30, "Rounds; in each every participant has a turn.", lower_bound=1
 )
@@ -77,30 +72,13 @@ _PRIVACY_BUDGET = flags.DEFINE_float(
 _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
 )
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
-)
-_RUNTIME = flags.DEFINE_enum(
-    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
-)
-_PRECISION = flags.DEFINE_enum(
-    "precision",
-    "float32",
-    runtimes.PRECISIONS,
-    "Of convolutions and products of matrices; bfloat16 in process only.",
-)
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags, trains, and prints each order's best accuracy."""
     del argv
     started = time.monotonic()
-    threads = runtimes.use_threads(_THREADS.value)
-    if not _OUTPUT_DIR.value:
-        raise InputError(
-            "--output_dir is missing: expected a directory for the run; for example "
-            "--output_dir=runs/dssgd"
-        )
+    threads = common_flags.start("runs/dssgd")
     settings = _settings()
     arms = _arms(settings)
     goes_on = build_goes_on(
@@ -110,15 +88,10 @@ def main(argv: list[str]) -> None:
     )
     config = _config(settings, threads)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, config, volatile=["data_dir"]
+        common_flags.OUTPUT_DIR.value, config, volatile=["data_dir"]
     ) as directory:
         clock = RunClock(directory, started)
-        runtimes.use(
-            _RUNTIME.value,
-            threads=threads,
-            asynchronous=True,
-            precision=_PRECISION.value,
-        )
+        common_flags.use_runtime(threads)
         with Progress(_ROUNDS.value, "DSSGD") as progress:
             asyncio.run(
                 program.run(
@@ -162,8 +135,10 @@ def _settings() -> _Settings:
 
 def _arms(settings: _Settings) -> dict[str, DssgdArm]:
     """One arm an order; the synchronous ones share their process."""
-    seed = _SEED.value
-    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    seed = common_flags.SEED.value
+    source = sources.load(
+        _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
+    )
     # No judge and, with an official test part, nothing held back of the training part.
     pools = partition.split_pools(source, judge_per_class=0, seed=seed)
     federation = build_federation(
@@ -218,21 +193,20 @@ def _config(settings: _Settings, threads: int) -> dict:
         private["record_dp"] = plain(settings.record_dp)
     if _PRIVACY_BUDGET.value is not None:
         private["privacy_budget"] = _PRIVACY_BUDGET.value
-    return private | {
-        "experiment": "dssgd",
-        "dataset": _DATASET.value,
-        "data_dir": _DATA_DIR.value,
-        "seed": _SEED.value,
-        "rounds": _ROUNDS.value,
-        "participants": _PARTICIPANTS.value,
-        "order": [order.value for order in _ORDERS.value],
-        "max_staleness": _MAX_STALENESS.value,
-        "sharing": plain(settings.sharing),
-        "training": plain(settings.training),
-        "threads": threads,
-        "runtime": _RUNTIME.value,
-        "precision": _PRECISION.value,
-    }
+    return (
+        common_flags.config(threads)
+        | private
+        | {
+            "experiment": "dssgd",
+            "dataset": _DATASET.value,
+            "rounds": _ROUNDS.value,
+            "participants": _PARTICIPANTS.value,
+            "order": [order.value for order in _ORDERS.value],
+            "max_staleness": _MAX_STALENESS.value,
+            "sharing": plain(settings.sharing),
+            "training": plain(settings.training),
+        }
+    )
 
 
 def _summary(directory: RunDirectory, orders: list[str], clock: RunClock) -> dict:

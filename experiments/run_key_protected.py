@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments import (
     client_gan_program,
+    common_flags,
     key_protected_evaluation,
     key_protected_program,
     key_protected_report,
@@ -29,8 +30,7 @@ from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.data import partition, sources
 from tff_leak.defences.key_protection import KeyTraining
-from tff_leak.errors import InputError
-from tff_leak.runtime import cli, runtimes
+from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 
@@ -38,15 +38,10 @@ from tff_leak.runtime.run_directory import RunDirectory
 _TEST_IMAGES = 2000
 _WITHOUT_DATA = (Study.ORTHOGONALITY, Study.SHARED_CLASSES)
 
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Run directory: made, or gone on with."
-)
+# --help shows them as well.
+flags.adopt_module_key_flags(common_flags)
 _STUDY = flags.DEFINE_enum_class("study", Study.ATTACK, Study, "What is measured.")
 _DATASET = flags.DEFINE_string("dataset", "digits", "As in run_client_gan.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _ROUNDS = flags.DEFINE_integer(
     "rounds",
     100,
@@ -98,44 +93,22 @@ _GEOMETRY = flags.DEFINE_string(
 _SNAPSHOT_EVERY = flags.DEFINE_integer(
     "snapshot_every", 10, "Rounds between two looks at the generators.", lower_bound=1
 )
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
-)
-_RUNTIME = flags.DEFINE_enum(
-    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
-)
-_PRECISION = flags.DEFINE_enum(
-    "precision",
-    "float32",
-    runtimes.PRECISIONS,
-    "Of convolutions and products of matrices; bfloat16 in process only.",
-)
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags, runs the experiment, writes and announces the report."""
     del argv
     started = time.monotonic()
-    threads = runtimes.use_threads(_THREADS.value)
-    if not _OUTPUT_DIR.value:
-        raise InputError(
-            "--output_dir is missing: expected a directory for the run; for example "
-            "--output_dir=runs/keys"
-        )
+    threads = common_flags.start("runs/keys")
     settings = _settings()
     data = None if settings.study in _WITHOUT_DATA else _data(settings.seed)
     # What cannot be built must not leave a run directory behind.
     experiment = key_protected_program.build_experiment(settings, data)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
+        common_flags.OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
     ) as directory:
         clock = RunClock(directory, started)
-        runtimes.use(
-            _RUNTIME.value,
-            threads=threads,
-            asynchronous=True,
-            precision=_PRECISION.value,
-        )
+        common_flags.use_runtime(threads)
         with Progress(settings.rounds, "class keys") as progress:
             states = asyncio.run(
                 key_protected_program.run(experiment, directory, progress)
@@ -159,7 +132,7 @@ def _settings() -> key_protected_program.Settings:
     return key_protected_program.Settings(
         study=study,
         rounds=len(dimensions) if study in _WITHOUT_DATA else _ROUNDS.value,
-        seed=_SEED.value,
+        seed=common_flags.SEED.value,
         dimensions=dimensions,
         keys=build(KeySettings, _KEYS),
         training=build(KeyTraining, _TRAINING),
@@ -177,7 +150,9 @@ def _search() -> SearchTurns:
 
 
 def _data(seed: int) -> key_protected_program.Data:
-    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    source = sources.load(
+        _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
+    )
     pools = partition.split_pools(source, per_class=_PER_CLASS.value, seed=seed)
     return key_protected_program.Data(
         source=source,
@@ -197,12 +172,10 @@ def _data(seed: int) -> key_protected_program.Data:
 
 def _config(settings: key_protected_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
-    return {
+    return common_flags.config(threads) | {
         "experiment": "key_protected",
         "study": settings.study.value,
         "dataset": _DATASET.value,
-        "data_dir": _DATA_DIR.value,
-        "seed": settings.seed,
         "rounds": _ROUNDS.value,
         "per_class": _PER_CLASS.value,
         "participants": _PARTICIPANTS.value,
@@ -218,9 +191,6 @@ def _config(settings: key_protected_program.Settings, threads: int) -> dict:
         "generator": plain(settings.generator),
         "geometry": plain(settings.geometry),
         "snapshot_every": settings.snapshot_every,
-        "threads": threads,
-        "runtime": _RUNTIME.value,
-        "precision": _PRECISION.value,
     }
 
 

@@ -13,7 +13,7 @@ import time
 
 from absl import flags
 
-from experiments import model_inversion_program, model_inversion_report
+from experiments import common_flags, model_inversion_program, model_inversion_report
 from experiments.federation import integers
 from experiments.model_inversion_program import NetworkKind
 from experiments.run_clock import RunClock
@@ -22,18 +22,13 @@ from tff_leak.attacks.model_inversion import ModelInversion
 from tff_leak.data import partition, sources
 from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
-from tff_leak.runtime import cli, runtimes
+from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Run directory: made, or gone on with."
-)
+# --help shows them as well.
+flags.adopt_module_key_flags(common_flags)
 _DATASET = flags.DEFINE_string("dataset", "digits", "As in run_client_gan.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _PER_CLASS = flags.DEFINE_integer(
     "per_class",
     None,
@@ -73,44 +68,22 @@ _DESCENTS = flags.DEFINE_integer(
     "Pictures of a class; more than one need start_noise in --inversion.",
     lower_bound=1,
 )
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
-)
-_RUNTIME = flags.DEFINE_enum(
-    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
-)
-_PRECISION = flags.DEFINE_enum(
-    "precision",
-    "float32",
-    runtimes.PRECISIONS,
-    "Of convolutions and products of matrices; bfloat16 in process only.",
-)
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags, runs the experiment, writes and announces the report."""
     del argv
     started = time.monotonic()
-    threads = runtimes.use_threads(_THREADS.value)
-    if not _OUTPUT_DIR.value:
-        raise InputError(
-            "--output_dir is missing: expected a directory for the run; for example "
-            "--output_dir=runs/mi"
-        )
+    threads = common_flags.start("runs/mi")
     data = _data()
     settings = _settings(data.source.num_classes)
     # What cannot be built must not leave a run directory behind.
     experiment = model_inversion_program.build_experiment(settings, data)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
+        common_flags.OUTPUT_DIR.value, _config(settings, threads), volatile=["data_dir"]
     ) as directory:
         clock = RunClock(directory, started)
-        runtimes.use(
-            _RUNTIME.value,
-            threads=threads,
-            asynchronous=True,
-            precision=_PRECISION.value,
-        )
+        common_flags.use_runtime(threads)
         with Progress(settings.epochs, "model inversion") as progress:
             initial, trained = asyncio.run(
                 model_inversion_program.run(experiment, directory, progress)
@@ -131,7 +104,7 @@ def _settings(num_classes: int) -> model_inversion_program.Settings:
     return model_inversion_program.Settings(
         epochs=_EPOCHS.value,
         stop_accuracy=_STOP_ACCURACY.value,
-        seed=_SEED.value,
+        seed=common_flags.SEED.value,
         arms=_arms(),
         network=_NETWORK.value,
         training=LocalSgd(**training),
@@ -153,8 +126,10 @@ def _arms() -> list[str]:
 
 
 def _data() -> model_inversion_program.Data:
-    seed = _SEED.value
-    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    seed = common_flags.SEED.value
+    source = sources.load(
+        _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
+    )
     pools = partition.split_pools(source, per_class=_PER_CLASS.value, seed=seed)
     return model_inversion_program.Data(
         source=source,
@@ -166,11 +141,9 @@ def _data() -> model_inversion_program.Data:
 
 def _config(settings: model_inversion_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
-    return {
+    return common_flags.config(threads) | {
         "experiment": "model_inversion",
         "dataset": _DATASET.value,
-        "data_dir": _DATA_DIR.value,
-        "seed": settings.seed,
         "per_class": _PER_CLASS.value,
         "network": settings.network.value,
         "epochs": settings.epochs,
@@ -180,9 +153,6 @@ def _config(settings: model_inversion_program.Settings, threads: int) -> dict:
         "inversion": plain(settings.inversion),
         "targets": list(settings.targets),
         "descents": settings.descents,
-        "threads": threads,
-        "runtime": _RUNTIME.value,
-        "precision": _PRECISION.value,
     }
 
 

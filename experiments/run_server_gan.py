@@ -14,7 +14,7 @@ import time
 
 from absl import flags
 
-from experiments import server_gan_program, server_gan_report
+from experiments import common_flags, server_gan_program, server_gan_report
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import Data, build_data
 from experiments.server_gan_program import Arm, GanSettings, Server, Settings
@@ -25,20 +25,15 @@ from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.data import sources
 from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import BatchSgd
-from tff_leak.runtime import cli, runtimes
+from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Run directory: made, or gone on with."
-)
+# --help shows them as well.
+flags.adopt_module_key_flags(common_flags)
 _DATASET = flags.DEFINE_string(
     "dataset", "mnist", "As in run_client_gan; grey pictures of 32x32 or 64x64."
 )
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 30, "Rounds of federated averaging.", lower_bound=1
 )
@@ -86,33 +81,24 @@ _MATCHING = flags.DEFINE_string(
 _SNAPSHOT_EVERY = flags.DEFINE_integer(
     "snapshot_every", 5, "Rounds between two looks at the generator.", lower_bound=1
 )
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
-)
-_RUNTIME = flags.DEFINE_enum(
-    "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
-)
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags, runs the experiment, writes and announces the report."""
     del argv
     started = time.monotonic()
-    threads = runtimes.use_threads(_THREADS.value)
-    if not _OUTPUT_DIR.value:
-        raise InputError(
-            "--output_dir is missing: expected a directory for the run; for example "
-            "--output_dir=runs/mgan"
-        )
+    threads = common_flags.start("runs/mgan")
     settings = _settings()
     data = _data(settings.seed)
     # What cannot be built must not leave a run directory behind.
     experiment = server_gan_program.build_experiment(settings, data)
     with RunDirectory.open(
-        _OUTPUT_DIR.value, _config(experiment, threads), volatile=["data_dir"]
+        common_flags.OUTPUT_DIR.value,
+        _config(experiment, threads),
+        volatile=["data_dir"],
     ) as directory:
         clock = RunClock(directory, started)
-        runtimes.use(_RUNTIME.value, threads=threads, asynchronous=True)
+        common_flags.use_runtime(threads)
         with Progress(settings.rounds, "server GAN") as progress:
             states = asyncio.run(
                 server_gan_program.run(experiment, directory, progress)
@@ -136,7 +122,7 @@ def _settings() -> Settings:
     fixed = server_gan_program.FIXED_ATTACK_FIELDS
     return Settings(
         rounds=_ROUNDS.value,
-        seed=_SEED.value,
+        seed=common_flags.SEED.value,
         arms=_arms(),
         server=_SERVER.value,
         training=build(BatchSgd, _TRAINING),
@@ -161,7 +147,9 @@ def _arms() -> list[Arm]:
 
 
 def _data(seed: int) -> Data:
-    source = sources.load(_DATASET.value, data_dir=_DATA_DIR.value, seed=seed)
+    source = sources.load(
+        _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
+    )
     return build_data(
         source,
         clients=_CLIENTS.value,
@@ -177,11 +165,9 @@ def _data(seed: int) -> Data:
 def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
     settings = experiment.settings
-    return {
+    return common_flags.config(threads) | {
         "experiment": "server_gan",
         "dataset": _DATASET.value,
-        "data_dir": _DATA_DIR.value,
-        "seed": settings.seed,
         "rounds": settings.rounds,
         "clients": _CLIENTS.value,
         "classes_per_client": _CLASSES.value,
@@ -199,8 +185,6 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
         "gan": plain(settings.gan),
         "matching": plain(settings.matching),
         "snapshot_every": settings.snapshot_every,
-        "threads": threads,
-        "runtime": _RUNTIME.value,
     }
 
 

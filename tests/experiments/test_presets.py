@@ -29,7 +29,7 @@ def _binary(preset: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("preset", CONFIGS, ids=lambda path: path.stem)
 def test_its_flags_and_settings_exist(preset):
-    source = (BINARIES / f"{_binary(preset)}.py").read_text()
+    source = presets.flag_sources(_binary(preset))
     defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
     flags = presets.read(preset)
     assert set(flags) <= defined
