@@ -113,6 +113,7 @@ def build_dssgd(
     privacy: SparseVector | LocalDp | None = None,
     training: LocalSgd | LocalTraining | None = None,
     transform: ClientTransform | None = None,
+    adversary_training: LocalSgd | LocalTraining | None = None,
     upload_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
     metrics_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
     element_spec: Any = None,
@@ -147,6 +148,8 @@ def build_dssgd(
         None is the paper's SGD. All of its S numbers are shared alike: sharing and
         privacy treat them as parameters.
       transform: what adversaries do with their turns; None: there are none.
+      adversary_training: how adversaries train, with as many shared numbers; None: as
+        all do. Nothing makes an adversary add the noise of a private training.
       upload_aggregator: how uploads `[S]` are joined, any factory of TFF for an
         unweighted value; None sums in the clear.
       metrics_aggregator: how the counts behind the metrics (float32) are summed, a
@@ -171,6 +174,8 @@ def build_dssgd(
     sharing = sharing or SelectiveSharing()
     _check_uploads(sharing, privacy)
     training = _local_training(network, training)
+    if adversary_training is not None:
+        adversary_training = _local_training(network, adversary_training)
     aggregation = (upload_aggregator or tff.aggregators.SumFactory()).create(
         tff.types.tensorflow_to_type(tf.TensorSpec([training.num_shared]))
     )
@@ -179,7 +184,9 @@ def build_dssgd(
     initialize = _build_initialize(training, aggregation, max_staleness, root)
     server_type = initialize.type_signature.result.member
     publish = _build_publish(server_type, max_staleness, root)
-    take_turn = _build_turn(network, sharing, privacy, training, transform)
+    take_turn = _build_turn(
+        network, sharing, privacy, training, transform, adversary_training
+    )
     element_spec = element_spec or (
         tf.TensorSpec([None, *network.input_shape]),
         tf.TensorSpec([None], tf.int32),
@@ -377,9 +384,11 @@ def _build_turn(
     privacy: SparseVector | LocalDp | None,
     training: LocalTraining,
     transform: ClientTransform | None,
+    adversary_training: LocalTraining | None,
 ) -> Callable:
     """A participant's turn: algorithm 1 of Hitaj et al., lines 3 to 15."""
     choose_upload = _build_upload(sharing, privacy)
+    train = _build_train(training, transform, adversary_training)
 
     @tf.function
     def take_turn(message, dataset, state):
@@ -391,14 +400,7 @@ def _build_turn(
             private, data = client_transform.apply_to_rows(
                 transform, private, download, data, seed
             )
-        trained = training.train(
-            download.parameters,
-            download.statistics,
-            data,
-            state.training,
-            state.steps,
-            derive(seed, Role.SHUFFLE),
-        )
+        trained = train(download, data, state, derive(seed, Role.SHUFFLE))
         upload, epsilon = choose_upload(trained.parameters - download.parameters, seed)
         return _Turn(
             upload,
@@ -407,6 +409,36 @@ def _build_turn(
         )
 
     return take_turn
+
+
+def _build_train(
+    training: LocalTraining,
+    transform: ClientTransform | None,
+    adversary_training: LocalTraining | None,
+) -> Callable[..., Trained]:
+    """What a participant trains with: adversaries may have their own way."""
+
+    def by(method: LocalTraining, download, data, state, seed) -> Trained:
+        return method.train(
+            download.parameters,
+            download.statistics,
+            data,
+            state.training,
+            state.steps,
+            seed,
+        )
+
+    def train(*turn) -> Trained:
+        if transform is None or adversary_training is None:
+            return by(training, *turn)
+        _, _, state, _ = turn
+        return tf.cond(
+            client_transform.has_row(state.private),
+            lambda: by(adversary_training, *turn),
+            lambda: by(training, *turn),
+        )
+
+    return train
 
 
 def _download(

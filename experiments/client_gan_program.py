@@ -232,6 +232,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
                 privacy=settings.privacy,
                 training=local_training(network, settings.training, settings.record_dp),
                 transform=transform,
+                adversary_training=settings.training if settings.record_dp else None,
                 max_staleness=settings.max_staleness,
                 seed=settings.seed,
             )

@@ -15,6 +15,7 @@ from computations.dssgd import (
     turn_order,
 )
 from tff_leak.attacks import client_gan
+from tff_leak.attacks.client_transform import ClientTransform
 from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp, record_private_training
 from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
@@ -185,6 +186,36 @@ def test_turn_orders():
     assert len({str(order) for order in orders}) == 6  # 6 * (5/6)^60 = 1e-4 to miss one
     again = turn_order(TurnOrder.RANDOM, participants=3, round_num=5, seed=0)
     assert again == orders[5]
+
+
+def test_adversaries_may_train_in_a_way_of_their_own():
+    def keep(state, download, data, seed):
+        return state, data
+
+    transform = ClientTransform(tf.TensorSpec([]), keep)
+    twice = dataclasses.replace(STEP, learning_rate=0.2)
+    noisy = record_private_training(RecordLevelDp(1.0, 5.0), STEP, LINEAR)
+    for training in (STEP, noisy):
+        process = build_dssgd(
+            LINEAR, training=training, transform=transform, adversary_training=twice
+        )
+        server = process.initialize()
+        honest, malicious = (
+            initial_client_state(
+                LINEAR,
+                server,
+                participant=number,
+                seed=0,
+                transform=transform,
+                private=private,
+            )
+            for number, private in ((0, None), (1, tf.constant(0.0)))
+        )
+        sent, _, _ = process.next(server, [SECOND], [malicious])
+        np.testing.assert_allclose(sent.parameters, 2 * SECOND_UPDATE, atol=1e-6)
+        sent, _, _ = process.next(server, [SECOND], [honest])
+        exact = np.allclose(sent.parameters, SECOND_UPDATE, atol=1e-6)
+        assert exact == (training is STEP)
 
 
 def test_an_own_aggregator_takes_the_place_of_the_sum():

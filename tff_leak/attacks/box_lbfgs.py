@@ -171,7 +171,8 @@ def _next_state(state: _State, found, point, value, gradient) -> _State:
         shifted = tf.concat([pairs[1:], newest[tf.newaxis]], axis=0)
         return tf.where(usable, shifted, pairs)
 
-    scale = tf.maximum(tf.maximum(tf.abs(state.value), tf.abs(value)), 1.0)
+    # Relative to the values alone: objectives may be tiny, as squared gradients are.
+    scale = tf.maximum(tf.abs(state.value), tf.abs(value))
     falling = state.value - value > _TOLERANCE * scale
     return _State(
         point,

@@ -71,6 +71,11 @@ def only_row(rows: State) -> State:
     return tf.nest.map_structure(lambda t: t[0], rows)
 
 
+def has_row(rows: State) -> tf.Tensor:
+    """Whether a participant has a private state, and so is an adversary: bool."""
+    return tf.shape(tf.nest.flatten(rows)[0])[0] > 0
+
+
 def apply_to_rows(
     transform: ClientTransform,
     rows: State,
@@ -86,7 +91,5 @@ def apply_to_rows(
         tf.nest.assert_same_structure(state, transform.state_spec)
         return [t[tf.newaxis] for t in tf.nest.flatten(state)], changed
 
-    leaves, data = tf.cond(
-        tf.shape(leaves[0])[0] > 0, malicious, lambda: (leaves, data)
-    )
+    leaves, data = tf.cond(has_row(rows), malicious, lambda: (leaves, data))
     return tf.nest.pack_sequence_as(rows, leaves), data

@@ -7,7 +7,8 @@ victim's property than to those without, and pictures made for others the opposi
 
 Two measures say so: the correlation with the mean of real pictures with and without
 the property, which no contrast or brightness changes; and the margin, SSIM to the
-XX
+nearest of the victim's pictures less that to the nearest of others'.
+
 No classifier of the property: one that is trained on real pictures takes blanks for
 either.
 """
