@@ -441,11 +441,17 @@ def _evaluator(
 
 
 def _control_federation(federation: Federation, *, aimed: bool) -> Federation:
+    """Nobody holds the targets; of a guess without one, no honest participant has data.
+
+    An adversary keeps its own data, also of classes that it shares: it is the same one.
+    """
     if aimed:
         return federation.without_targets()
-    everything = tuple(honest_classes(federation))
-    emptied = dataclasses.replace(federation, targets=everything).without_targets()
-    return dataclasses.replace(emptied, targets=federation.targets)
+    kept = [
+        data if number in federation.adversaries else data.take(np.arange(0))
+        for number, data in enumerate(federation.data)
+    ]
+    return dataclasses.replace(federation, data=kept)
 
 
 def _check_dimensions(dimensions: Sequence[int]) -> None:

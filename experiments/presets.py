@@ -13,6 +13,7 @@ privacy, is another experiment.
 # bazel: dep = experiments.run_server_gan
 
 import ast
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -123,7 +124,8 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
     what the preset leaves open of the targets and of the data set may be anything.
     """
     given = read(preset)
-    expected = defaults(BINARIES[config["experiment"]]) | given
+    default = defaults(BINARIES[config["experiment"]])
+    expected = default | given
     for name in ("targets", "dataset"):
         if name not in given:
             expected.pop(name, None)  # Not every binary has them.
@@ -133,12 +135,16 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
             continue
         if settings_of(config["experiment"], name) is not None:
             wanted = _wanted_settings(config["experiment"], name, expected)
-            found += _settings_differences(name, value, wanted, config.get(name))
+            usual = _defaults_of(settings_of(config["experiment"], name))
+            found += _settings_differences(name, value, wanted, config.get(name), usual)
         elif name == "arms":
             if not set(_text(value).split(",")) <= set(config["arms"]):
                 found.append(f"arms={_text(config['arms'])}, expected {_text(value)}")
         elif name in config and not _same(config[name], value):
             found.append(f"{name}={_text(config[name])}, expected {_text(value)}")
+        elif name not in config and not _same(value, default.get(name)):
+            # A run that knows nothing of a flag is older, and had what is the default.
+            found.append(f"no {name}, expected {_text(value)}")
     return found
 
 
@@ -174,18 +180,33 @@ def _wanted_settings(
 
 
 def _settings_differences(
-    name: str, text: str, expected: Mapping[str, Any] | None, found: Any
+    name: str,
+    text: str,
+    expected: Mapping[str, Any] | None,
+    found: Any,
+    usual: Mapping[str, Any],
 ) -> list[str]:
     """Of one flag that sets the fields of a dataclass."""
     if expected is None:
         return [] if not found else [f"{name}={found}, expected none"]
     found = found or {}
+    if not found:
+        return [f"no {name}, expected {text}"] if text else []
     # A field that a run does not know is younger than the run, which had its default.
     return [
-        f"{name} {key}={found[key]}, expected {value}"
+        f"{name} {key}={found.get(key, usual.get(key))}, expected {value}"
         for key, value in expected.items()
-        if key in found and found[key] != value
-    ] + [f"no {name}, expected {text}"] * bool(text and not found)
+        if found.get(key, usual.get(key)) != value
+    ]
+
+
+def _defaults_of(cls: type) -> dict[str, Any]:
+    """The defaults of a dataclass's fields, as `config.json` has them."""
+    return {
+        field.name: getattr(field.default, "value", field.default)
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING
+    }
 
 
 def _same(value: object, wanted: object) -> bool:

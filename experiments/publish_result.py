@@ -66,6 +66,9 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
+    for old in target.iterdir():
+        # Of an earlier run of this preset and seed: pictures must not be mixed.
+        old.unlink()
     figures = json.loads(summary.read_text(encoding="utf-8"))
     # With the commit and every setting: what was run, not what a preset says today;
     # but not where somebody's files lie.

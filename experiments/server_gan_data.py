@@ -13,6 +13,7 @@ from tff_leak.data.sources import Examples, Source
 from tff_leak.errors import InputError
 
 _MARGIN = 2  # of 32: the papers' digits are 28x28
+_LEAST_HELDOUT = 2  # of a class: a picture to compare with, and one to vary from it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +114,7 @@ def build_data(
         seed=seed,
     )
     server, test, heldout = _shared_out(pools.reference, auxiliary)
+    _check_heldout(heldout, np.unique(upright[victim].labels), auxiliary)
     turned = Examples(
         transforms.rotate(upright[victim].images, angle).astype(np.float32),
         upright[victim].labels,
@@ -148,6 +150,18 @@ def _shared_out(
         examples.take(rest[::2]),
         examples.take(rest[1::2]),
     )
+
+
+def _check_heldout(heldout: Examples, held: np.ndarray, auxiliary: int) -> None:
+    """Raises InputError unless templates can be made of every class that is held."""
+    for label in held:
+        count = len(heldout.of_class(label))
+        if count < _LEAST_HELDOUT:
+            raise InputError(
+                f"--auxiliary is {auxiliary}: expected to leave {_LEAST_HELDOUT} or "
+                f"more held-out pictures of each class of the victim, found {count} of "
+                f"class {label}; lower it"
+            )
 
 
 def _cropped(source: Source) -> Source:

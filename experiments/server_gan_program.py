@@ -28,6 +28,7 @@ from tff_leak.attacks import server_gan
 from tff_leak.attacks.deviations import Deviations
 from tff_leak.attacks.multitask_gan import OTHER, VICTIM, Asked, Labelled, MultitaskGan
 from tff_leak.attacks.server_gan import ServerGan
+from tff_leak.data.sources import Examples
 from tff_leak.errors import InputError
 from tff_leak.metrics import properties
 from tff_leak.metrics.properties import PropertyInputs, evaluate_properties
@@ -265,7 +266,7 @@ def evaluate(
         if arm is not Arm.HONEST
     }
     inputs = [
-        _inputs(data, label, drawn, attack_state(states[Arm.ATTACK]))
+        _inputs(settings, data, label, drawn, attack_state(states[Arm.ATTACK]))
         for label in data.held
     ]
     _write_reconstructions(data, drawn[Arm.ATTACK], settings, directory)
@@ -285,12 +286,18 @@ def evaluate(
         "victim": data.victim,
         "angle": data.angle,
         "task_accuracy": accuracy,
-        "judge_accuracy": judge.accuracy(data.judge),
+        "judge_accuracy": judge.accuracy(_both_ways(data)),
         "seconds": clock.seconds(),
         **scores,
     }
     atomic_write_json(directory.summary, summary)
     return Evaluation(summary, inputs)
+
+
+def _both_ways(data: Data) -> Examples:
+    """Held-out pictures, which the judge has not seen, upright and turned."""
+    images = [data.heldout.images, data.turned(data.heldout.images)]
+    return Examples(np.concatenate(images), np.tile(data.heldout.labels, 2))
 
 
 def _networks(settings: Settings, data: Data) -> tuple[Network, ServerGan]:
@@ -345,6 +352,7 @@ def _malicious(
 
 
 def _inputs(
+    settings: Settings,
     data: Data,
     label: int,
     drawn: Mapping[Arm, Mapping[tuple[int, int], np.ndarray]],
@@ -354,9 +362,11 @@ def _inputs(
     turned = data.turned(heldout)
     sets = {
         properties.VICTIM: drawn[Arm.ATTACK][label, VICTIM],
-        properties.OTHER: drawn[Arm.ATTACK][label, OTHER],
         properties.REFERENCE: turned[:FINAL_SAMPLES],
     }
+    if settings.server is Server.PASSIVE:
+        # An active server's generator learns no identities.
+        sets[properties.OTHER] = drawn[Arm.ATTACK][label, OTHER]
     if Arm.CONTROL in drawn:
         sets[properties.CONTROL] = drawn[Arm.CONTROL][label, VICTIM]
     # All that the memory holds, unless nothing was found of this class.

@@ -25,6 +25,7 @@ from tff_leak.runtime.run_directory import RunDirectory
 _COLUMNS = 20
 _PER_CLASS = 4  # pictures of a class in the overview
 
+_NOT_ASKED = "not asked for"
 _ROWS = {
     "others": "others real",
     "private": "victim real",
@@ -85,26 +86,20 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
       pictures are nearer to turned ones in most cases, 'undefined'.
     """
     pooled = summary["pooled"]
-    victim, other = (pooled["sets"][n] for n in (properties.VICTIM, properties.OTHER))
+    victim = pooled["sets"][properties.VICTIM]
     control = pooled["sets"].get(properties.CONTROL)
-    share = pooled["succeeded"]
+    share, gained = pooled["succeeded"], pooled["recovered"]
     ratio = victim["diversity_ratio"] or 0.0
     good = victim["judge_share"] >= REACHED_SHARE and ratio >= REACHED_DIVERSITY
     if control is not None and control["nearer_share"] > 0.5:
         kind, opening = "undefined", "The control looks turned as well."
+    elif share == 0 or (gained is not None and gained <= 0):
+        kind, opening = "none", "The server did not draw what is the victim's."
     elif share >= REACHED_SHARE and good:
         kind, opening = "leak", "The server drew the victim's own kind of pictures."
-    elif share > 0:
-        kind, opening = "partial", "The server drew what is the victim's in part."
     else:
-        kind, opening = "none", "The server did not draw what is the victim's."
-    told = (
-        f"For {share:.0%} of the victim's classes ({_listed(pooled['targets'])}) the "
-        "pictures asked for as the victim's are on average nearer to turned real "
-        "pictures, and those asked for as others' to upright ones. Of single pictures "
-        f"{victim['nearer_share']:.0%} of the first and {other['nearer_share']:.0%} of "
-        "the second are nearer to turned ones."
-    )
+        kind, opening = "partial", "The server drew what is the victim's in part."
+    told = _told(pooled)
     quality = (
         f"The judge names {victim['judge_share']:.0%} of them rightly; they vary "
         f"{ratio:.2f} times as much as real pictures do."
@@ -116,6 +111,22 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
         f"{control['nearer_share']:.0%} are nearer to turned ones."
     )
     return "\n\n".join([opening, told, f"{quality} {checked}"]), kind
+
+
+def _told(pooled: Mapping[str, Any]) -> str:
+    """Which way the pictures lean."""
+    victim = pooled["sets"][properties.VICTIM]
+    other = pooled["sets"].get(properties.OTHER)
+    against = "those of the control" if other is None else "those asked for as others'"
+    text = (
+        f"For {pooled['succeeded']:.0%} of the victim's classes "
+        f"({_listed(pooled['targets'])}) the pictures asked for as the victim's are on "
+        f"average nearer to turned real pictures, and {against} to upright ones. Of "
+        f"single pictures {victim['nearer_share']:.0%} of the first"
+    )
+    if other is not None:
+        text += f" and {other['nearer_share']:.0%} of the second"
+    return text + " are nearer to turned ones."
 
 
 def _overview(
@@ -239,7 +250,9 @@ def _every_picture(drawn: Sequence[PropertyInputs]) -> html.Section:
     pictures = []
     for one in drawn:
         for name in (properties.VICTIM, properties.OTHER):
-            images = one.sets[name]
+            images = one.sets.get(name, one.private[:0])
+            if not len(images):
+                continue
             grid = figures.picture_rows(
                 {
                     f"{start + 1}": images[start : start + _COLUMNS]
@@ -253,14 +266,18 @@ def _every_picture(drawn: Sequence[PropertyInputs]) -> html.Section:
 
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
     pooled = summary["pooled"]
-    victim, other = (pooled["sets"][n] for n in (properties.VICTIM, properties.OTHER))
+    victim = pooled["sets"][properties.VICTIM]
+    other = pooled["sets"].get(properties.OTHER, {})
     return [
-        ("classes where victim and other lean as they should", pooled["succeeded"]),
+        ("classes that lean as they should", pooled["succeeded"]),
         ("recovered", pooled["recovered"]),
         ("correlation with turned, as victim", victim["template_with"]),
         ("correlation with upright, as victim", victim["template_without"]),
-        ("correlation with turned, as other", other["template_with"]),
-        ("correlation with upright, as other", other["template_without"]),
+        ("correlation with turned, as other", other.get("template_with", _NOT_ASKED)),
+        (
+            "correlation with upright, as other",
+            other.get("template_without", _NOT_ASKED),
+        ),
         ("judge share, as victim", victim["judge_share"]),
         ("diversity ratio, as victim", victim["diversity_ratio"]),
         *(

@@ -68,7 +68,7 @@ def test_a_quick_one_is_another_preset_made_shorter(preset):
     quick, whole = presets.read(preset), presets.read(preset.with_stem(name))
     for key in ("dataset", "participants", "targets", "sharing", "sparse_vector"):
         assert quick.get(key) == whole.get(key)
-    for key in ("study", "adversaries", "keys"):
+    for key in ("study", "adversaries", "keys", "angle", "mode", "server", "clients"):
         assert quick.get(key) == whole.get(key)
     if "geometry" in whole:  # Keys alone have no rounds.
         trials = [presets.Geometry(**_geometry(one)).trials for one in (quick, whole)]
@@ -88,7 +88,9 @@ def test_presets_that_the_readme_names_are_there():
     assert len(named) > 10
     keys = set(re.findall(r"`(keys_\w+)`", readme))
     assert len(keys) > 8
-    named |= keys
+    servers = set(re.findall(r"`(mgan_\w+)`", readme))
+    assert len(servers) > 2
+    named |= keys | servers
     assert named <= {path.stem for path in CONFIGS}
 
 
@@ -110,10 +112,25 @@ def _config(**changes):
         "precision": "float32",
         "sharing": {"upload_fraction": 0.1, "download_fraction": 1.0, "bound": None},
         "training": {"learning_rate": 0.02, "batch_size": 32, "epochs": 1},
-        "attack": {"generator_steps": 10, "stop_window": 1, "stop_share": 0.5},
+        "attack": {
+            "generator_steps": 10,
+            "fakes_per_turn": 400,
+            "stop_window": 1,
+            "stop_share": 0.5,
+        },
         "generator": {"optimizer": "sgd", "learning_rate": 0.02, "base_filters": 16},
     }
-    return config | changes
+    return _changed(config, changes)
+
+
+def _changed(config, changes):
+    """Settings of a part are changed one by one."""
+    both = {
+        name: config[name] | value
+        for name, value in changes.items()
+        if isinstance(value, dict) and isinstance(config.get(name), dict)
+    }
+    return config | changes | both
 
 
 def test_a_run_of_a_preset_has_no_differences():
@@ -171,9 +188,9 @@ def _keys_config(**changes):
         "guesses": ["known"],
         "controls": False,
         "training": {"learning_rate": 0.001, "batch_size": 32, "epochs": 1},
-        "keys": {"hidden": 128, "normalisation": "instance"},
+        "keys": {"hidden": 128, "normalisation": "instance", "hit_score": 0.8},
     }
-    return config | changes
+    return _changed(config, changes)
 
 
 def test_a_run_with_keys_is_compared_by_its_own_training():
@@ -206,6 +223,20 @@ def test_an_inversion_without_its_controls_is_no_run_of_the_preset():
     assert any("arms=attack" in text for text in presets.differences(preset, config))
 
 
+def test_what_a_run_does_not_know_is_its_default():
+    """And so no run of a preset that wants something else."""
+    preset = presets.CONFIGS / "hitaj_fig6b_small.flags"
+    config = _config()
+    del config["attack"]["fakes_per_turn"], config["per_class"]
+    found = presets.differences(preset, config)
+    assert len(found) == 2
+    assert "no per_class, expected 200" in found
+    config = _config()
+    # Younger than the run, and at its default in the preset.
+    del config["max_staleness"], config["training"]["epochs"]
+    assert presets.differences(preset, config) == []
+
+
 def test_targets_that_a_preset_names_are_the_runs():
     preset = presets.CONFIGS / "hitaj_fig10_small.flags"
     config = _config(sharing={}, attack={"generator_steps": 20})
@@ -221,9 +252,14 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
         "angle": -35.0,
         "arms": ["attack", "control", "honest"],
         "training": plain(BatchSgd(0.002)),
-        "attack": {"generator_steps": 80, "stop_share": None},
+        "attack": {
+            "generator_steps": 80,
+            "discriminator_steps": 80,
+            "discriminator_growth": 0,
+            "stop_share": None,
+        },
         "deviations": plain(STRENGTHENED),
-        "gan": {"learning_rate": 0.0005, "planes": 32},
+        "gan": {"learning_rate": 0.0005, "batch_size": 32, "planes": 32},
         "matching": plain(Matching()),
     }
     assert presets.differences(preset, config) == []
@@ -234,5 +270,5 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
         ({"angle": 40.0}, "angle=40.0, expected -35"),
         ({"training": plain(BatchSgd(0.1))}, "training learning_rate=0.1"),
     ):
-        found = presets.differences(preset, config | changes)
+        found = presets.differences(preset, _changed(config, changes))
         assert any(text.startswith(named) for text in found), (named, found)

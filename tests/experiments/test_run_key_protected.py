@@ -248,6 +248,19 @@ class TestArms:
             program.build_experiment(_settings(guesses=guesses), data)
 
 
+def test_in_a_control_without_a_target_the_adversary_keeps_shared_classes():
+    guesses = parse_guesses(["random"])
+    data = _data(participants="0-1;0,2")
+    settings = _settings(guesses=guesses)
+    arms = program.build_experiment(settings, data).federations
+    sizes = [
+        [sum(len(labels) for _, labels in dataset) for dataset in arm.arm.datasets]
+        for arm in (arms["random_d8"], arms["control_random_d8"])
+    ]
+    assert sizes[1] == [0, sizes[0][1]]
+    assert sizes[0][0] > 0
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished") / "run"

@@ -200,14 +200,18 @@ def test_an_active_server_has_a_model_for_its_victim():
 
 
 class TestVerdict:
-    def _summary(self, succeeded=1.0, control=0.0, judge=1.0, ratio=0.6):
+    def _summary(
+        self, succeeded=1.0, control=0.0, judge=1.0, ratio=0.6, recovered=0.5, other=0.1
+    ):
         victim = {"nearer_share": 0.9, "judge_share": judge, "diversity_ratio": ratio}
         sets = {
             properties.VICTIM: victim,
-            properties.OTHER: {"nearer_share": 0.1},
             properties.CONTROL: {"nearer_share": control},
         }
+        if other is not None:
+            sets[properties.OTHER] = {"nearer_share": other}
         pooled = {"targets": [1, 4], "succeeded": succeeded, "sets": sets}
+        pooled["recovered"] = recovered
         return {"pooled": pooled}
 
     @pytest.mark.parametrize(
@@ -219,6 +223,9 @@ class TestVerdict:
             ({"ratio": None}, "partial"),
             ({"succeeded": 0.5}, "partial"),
             ({"succeeded": 0.0}, "none"),
+            ({"recovered": None}, "leak"),
+            ({"recovered": -0.1}, "none"),
+            ({"other": None}, "leak"),
             ({"control": 0.7}, "undefined"),
         ],
     )
@@ -233,6 +240,7 @@ class TestVerdict:
     [
         ({"arms": [program.Arm.CONTROL]}, "--arms is 'control': expected attack"),
         ({"attack": {"generator_steps": 0}}, "generator_steps is 0: expected at least"),
+        ({"deviations": Deviations(max_shift=28)}, "max_shift is 28: expected fewer"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):

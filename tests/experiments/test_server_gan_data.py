@@ -99,3 +99,10 @@ def test_others_pictures_are_other_clients_or_else_held_out():
 def test_bad_input(changes, message):
     with pytest.raises(InputError, match=message):
         _data(**changes)
+
+
+def test_every_class_of_the_victim_keeps_pictures_to_compare_with():
+    nobody_holds = len(_data().auxiliary) + len(_data().test) + len(_data().heldout)
+    with pytest.raises(InputError, match=r"--auxiliary is \d+: .* held-out pictures"):
+        for seed in range(5):
+            _data(auxiliary=nobody_holds - 20, seed=seed)

@@ -103,6 +103,42 @@ def test_blanks_fail():
     assert one["sets"][properties.VICTIM]["diversity_ratio"] == 0
 
 
+def _blobs(rng):
+    """One collapsed picture: a smooth blot anywhere, with a little noise."""
+    y, x = np.mgrid[:12, :12]
+    place = rng.uniform(3, 9, size=2)
+    width = rng.uniform(1.5, 3, size=2)
+    blot = np.exp(
+        -(((y - place[0]) / width[0]) ** 2) - ((x - place[1]) / width[1]) ** 2
+    )
+    images = 2 * blot - 1 + rng.normal(scale=0.05, size=(20, 12, 12))
+    return np.clip(images, -1, 1)[..., np.newaxis]
+
+
+def test_blots_succeed_seldom():
+    """Which way a blot leans is a matter of chance: three have to lean rightly."""
+    rng = np.random.default_rng(1)
+    inputs = []
+    for _ in range(40):
+        names = (properties.VICTIM, properties.OTHER, properties.CONTROL)
+        inputs.append(_inputs(**{name: _blobs(rng) for name in names}))
+    pooled = evaluate_properties(inputs, _SureOf(), foreground=True)["pooled"]
+    # One in eight if every blot leaned somewhere: more than 12 of 40 once in 800.
+    assert pooled["succeeded"] <= 0.3
+
+
+def test_without_others_pictures_the_control_is_the_opposite():
+    """As of an active server, which cannot ask for others' pictures."""
+    sets = {k: v for k, v in _inputs().sets.items() if k != properties.OTHER}
+    inputs = dataclasses.replace(_inputs(), sets=sets)
+    scores = evaluate_properties([inputs], _SureOf(), foreground=True)
+    assert scores["pooled"]["succeeded"] == 1.0
+    sets[properties.CONTROL] = _bars(20, upright=False)
+    inputs = dataclasses.replace(_inputs(), sets=sets)
+    scores = evaluate_properties([inputs], _SureOf(), foreground=True)
+    assert scores["pooled"]["succeeded"] == 0.0
+
+
 def test_pooled_is_the_mean_over_classes():
     good, bad = _inputs(), _inputs(victim=_bars(5, upright=True))
     scores = evaluate_properties([good, bad], _SureOf(), foreground=True)
@@ -128,5 +164,5 @@ def test_bad_input():
     with pytest.raises(InputError, match="no class to score: expected at least one"):
         evaluate_properties([], _SureOf(), foreground=True)
     inputs = dataclasses.replace(_inputs(), sets={properties.VICTIM: _bars(2, True)})
-    with pytest.raises(InputError, match="class 4 lacks the pictures other, reference"):
+    with pytest.raises(InputError, match="class 4 lacks the pictures reference: "):
         evaluate_properties([inputs], _SureOf(), foreground=True)

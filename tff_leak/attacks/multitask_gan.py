@@ -123,6 +123,12 @@ class MultitaskGan:
                 f"batch_size is {self.batch_size}: expected an even number; the "
                 "default is 64"
             )
+        shift, side = self.deviations.max_shift, min(seen[:2])
+        if shift >= side:
+            raise InputError(
+                f"max_shift is {shift}: expected fewer pixels than the pictures' "
+                f"{side}; 1 or 2 are enough"
+            )
 
     @property
     def num_categories(self) -> int:

@@ -25,8 +25,11 @@ from tff_leak.metrics.similarity import mean_pairwise_l1, similarity
 
 VICTIM = "victim"
 OTHER = "other"
+"""Not of an active server, whose generator is never asked for others' pictures."""
 CONTROL = "control"
 REFERENCE = "reference"
+LEAST_LEAN = 0.05
+"""Difference of two correlations below which pictures lean nowhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +38,11 @@ class PropertyInputs:
 
     Attributes:
       target: the class.
-      sets: pictures by name: `VICTIM` (asked for as the victim's), `OTHER` (as
-        others'), `REFERENCE` (real ones with the property that nobody holds), and
-        where there is one `CONTROL` (asked for as the victim's in a run in which the
-        victim has not the property). More may be given.
+      sets: pictures by name: `VICTIM` (asked for as the victim's), `REFERENCE`
+        (real ones with the property that nobody holds), `OTHER` (asked for as others')
+        unless nothing can be asked for so, and where there is one `CONTROL` (asked for
+        as the victim's in a run in which the victim has not the property). More may be
+        given.
       private: the victim's pictures of the class.
       others: other clients' pictures of the class, or where nobody else holds it real
         ones without the property.
@@ -90,11 +94,14 @@ def evaluate_properties(
       `recovered`: (victim - control) / (reference - control) of the margins, None
       where it is not defined or there is no control. A class has `target` and
       `succeeded`: the victim's pictures are on average closer to the template with the
-      property and others' to that without; pooled has `targets`, `succeeded` (share of
-      the classes), and means over the classes.
+      property, by at least `LEAST_LEAN`, and those asked for as others' and the
+      control's, of which there is at least one kind, as much closer to that without;
+      pooled has `targets`, `succeeded` (share of the classes), and means over the
+      classes.
 
     Raises:
-      InputError: without classes, or without one of the three sets that are needed.
+      InputError: without classes, or without a set that is needed: victim, reference,
+        and other or control.
     """
     if not inputs:
         raise InputError("no class to score: expected at least one that a victim holds")
@@ -121,11 +128,13 @@ def evaluate_properties(
 
 
 def _evaluate(one: PropertyInputs, judge: Judge, foreground: bool) -> dict:
-    missing = {VICTIM, OTHER, REFERENCE} - set(one.sets)
-    if missing:
+    opposite = [name for name in (OTHER, CONTROL) if name in one.sets]
+    missing = {VICTIM, REFERENCE} - set(one.sets)
+    if missing or not opposite:
+        lacking = sorted(missing) or [f"{OTHER} or {CONTROL}"]
         raise InputError(
-            f"class {one.target} lacks the pictures {', '.join(sorted(missing))}: "
-            "expected victim, other and reference; give them"
+            f"class {one.target} lacks the pictures {', '.join(lacking)}: expected "
+            "victim, reference, and other or control; give them"
         )
     sets = {
         name: _score(one, images, judge, foreground)
@@ -136,12 +145,13 @@ def _evaluate(one: PropertyInputs, judge: Judge, foreground: bool) -> dict:
         scored["diversity_ratio"] = diversity_ratio(scored["diversity"], reference)
     leans = {
         name: sets[name]["template_with"] - sets[name]["template_without"]
-        for name in (VICTIM, OTHER)
+        for name in (VICTIM, *opposite)
     }
+    apart = all(leans[name] <= -LEAST_LEAN for name in opposite)
     return {
         "target": int(one.target),
         "sets": sets,
-        "succeeded": bool(leans[VICTIM] > 0 > leans[OTHER]),
+        "succeeded": bool(leans[VICTIM] >= LEAST_LEAN and apart),
         "recovered": _recovered(sets),
     }
 

@@ -68,7 +68,10 @@ def server_gan(summaries: Sequence[Mapping]) -> str:
 
 def _server_gan_row(summary: Mapping, one: Mapping) -> list[object]:
     sets = one["sets"]
-    victim, other = sets["victim"], sets["other"]
+    victim = sets["victim"]
+    # An active server's generator cannot be asked for others' pictures.
+    missing = {"template_with": "", "template_without": ""}
+    other = sets.get("other", missing)
     return [
         *(summary[key] for key in ("seed", "server", "mode", "victim")),
         f"{summary['angle']:g}",
