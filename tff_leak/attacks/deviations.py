@@ -44,6 +44,10 @@ class Deviations:
         backgrounds of different shades. Without it G draws one picture of each.
       held_categories: ask G for the victim's pictures of those classes only that the
         victim's representatives are of. In the active attack there are none.
+      match_greys: each representative gets the greys of auxiliary pictures
+        (`multitask_gan.with_greys`), so that D_id cannot tell representatives
+        by them and G need not draw grey backgrounds. Which pixel is brighter than
+        which stays as it was: no such map can turn a picture.
       max_shift: D sees all pictures moved by up to so many pixels along each axis, at
         random.
       recolour: in [0, 1): D_id sees all pictures with contrast multiplied by a number
@@ -70,6 +74,7 @@ class Deviations:
     class_means: float = 0.0
     variety: float = 0.0
     held_categories: bool = False
+    match_greys: bool = False
     max_shift: int = 0
     recolour: float = 0.0
     noise: float = 0.0
