@@ -7,7 +7,6 @@ import pytest
 
 from experiments import presets
 from experiments.key_guesses import parse_guesses
-from experiments.server_gan_program import matching_config
 from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.deviations import STRENGTHENED, Deviations
 from tff_leak.defences.sparse_vector import SparseVector
@@ -223,14 +222,15 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
         "training": plain(BatchSgd(0.002)),
         "attack": {"generator_steps": 80, "stop_share": None},
         "deviations": plain(STRENGTHENED),
-        "gan": {"learning_rate": 0.0005, "planes": 32},
-        "matching": matching_config({"images": 9, "iterations": 60}),
+        "gan": {"learning_rate": 0.001, "planes": 32},
+        "matching": {"images": 9, "tv_weight": 0.003},
     }
     assert presets.differences(preset, config) == []
     for changes, named in (
-        ({"deviations": plain(Deviations())}, "deviations noise=0.0, expected 0.2"),
+        ({"deviations": plain(Deviations())}, "deviations noise=0.0, expected 0.1"),
         ({"attack": {"stop_share": 0.5}}, "attack stop_share=0.5, expected None"),
         ({"gan": {"planes": 16}}, "gan planes=16, expected 32"),
+        ({"matching": {"images": 3}}, "matching images=3, expected 9"),
         ({"angle": 40.0}, "angle=40.0, expected -35"),
         ({"training": plain(BatchSgd(0.1))}, "training learning_rate=0.1"),
     ):

@@ -220,6 +220,10 @@ def test_representatives_follow_the_clients_training():
     assert experiment.matching.scale == pytest.approx(0.05 * 2 * 24 / 4)
     assert experiment.attack.representatives == 3
     assert experiment.attack.other_representatives == 6
+    # What follows the training is not written down a second time.
+    written = program.matching_config(settings.matching)
+    assert written["images"] == 3
+    assert not set(written) & set(program.FIXED_MATCHING_FIELDS)
 
 
 class TestVerdict:
