@@ -223,7 +223,7 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
         "attack": {"generator_steps": 80, "stop_share": None},
         "deviations": plain(STRENGTHENED),
         "gan": {"learning_rate": 0.001, "planes": 32},
-        "matching": {"images": 9, "tv_weight": 0.003},
+        "matching": {"images": 9, "gamma": 0.025},
     }
     assert presets.differences(preset, config) == []
     for changes, named in (
