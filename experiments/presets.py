@@ -23,11 +23,11 @@ from experiments import client_gan_program, server_gan_program
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
 from experiments.key_guesses import SearchTurns
-from experiments.server_gan_representatives import Matching
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
 from tff_leak.attacks.model_inversion import ModelInversion
+from tff_leak.attacks.representatives import Representatives
 from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.defences.key_protection import KeyTraining
 from tff_leak.defences.record_level_dp import RecordLevelDp
@@ -59,7 +59,7 @@ _SETTINGS = {
     "attack": ClientGan,
     "deviations": Deviations,
     "gan": server_gan_program.GanSettings,
-    "matching": Matching,
+    "matching": Representatives,
 }
 # Without a value there is no such part.
 _OPTIONAL = {"sparse_vector", "record_dp"}
@@ -155,6 +155,8 @@ def settings_of(experiment: str, flag: str) -> type | None:
 
 def fixed_fields(experiment: str, flag: str) -> tuple[str, ...]:
     """Returns those fields of that dataclass that the program sets, and no flag."""
+    if flag == "matching":
+        return server_gan_program.FIXED_MATCHING_FIELDS
     if flag != "attack":
         return ()
     of_server = experiment == "server_gan"
@@ -174,6 +176,8 @@ def _wanted_settings(
         return plain(deviations_of(Mode(flags["mode"]))) | given
     if cls is ServerGan:
         return server_gan_program.attack_config(given)
+    if cls is Representatives:
+        return server_gan_program.matching_config(given)
     if cls is ClientGan:
         return client_gan_program.attack_config(given)
     return plain(cls(**given))

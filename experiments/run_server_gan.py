@@ -18,9 +18,9 @@ from experiments import common_flags, server_gan_program, server_gan_report
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import Data, build_data
 from experiments.server_gan_program import Arm, GanSettings, Server, Settings
-from experiments.server_gan_representatives import Matching
 from experiments.settings import parse, plain
 from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
+from tff_leak.attacks.representatives import Representatives
 from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.data import sources
 from tff_leak.errors import InputError
@@ -76,7 +76,7 @@ _GAN = flags.DEFINE_string(
     "gan", "", "Overrides of GanSettings, e.g. learning_rate=0.0005."
 )
 _MATCHING = flags.DEFINE_string(
-    "matching", "", "Overrides of Matching, e.g. iterations=100."
+    "matching", "", "Overrides of Representatives, e.g. images=9,iterations=60."
 )
 _SNAPSHOT_EVERY = flags.DEFINE_integer(
     "snapshot_every", 5, "Rounds between two looks at the generator.", lower_bound=1
@@ -119,7 +119,6 @@ def _settings() -> Settings:
             f"--deviations is {_DEVIATIONS.value!r} with --mode=paper: expected none; "
             "the paper's attack has none, give --mode=strengthened"
         )
-    fixed = server_gan_program.FIXED_ATTACK_FIELDS
     return Settings(
         rounds=_ROUNDS.value,
         seed=common_flags.SEED.value,
@@ -129,8 +128,18 @@ def _settings() -> Settings:
         batch_size=_BATCH_SIZE.value,
         gan=build(GanSettings, _GAN),
         deviations=dataclasses.replace(deviations_of(_MODE.value), **deviations),
-        attack=parse(ServerGan, _ATTACK.value, flag=_ATTACK.name, given=fixed),
-        matching=build(Matching, _MATCHING),
+        attack=parse(
+            ServerGan,
+            _ATTACK.value,
+            flag=_ATTACK.name,
+            given=server_gan_program.FIXED_ATTACK_FIELDS,
+        ),
+        matching=parse(
+            Representatives,
+            _MATCHING.value,
+            flag=_MATCHING.name,
+            given=server_gan_program.FIXED_MATCHING_FIELDS,
+        ),
         snapshot_every=_SNAPSHOT_EVERY.value,
     )
 
@@ -183,7 +192,7 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
         "batch_size": settings.batch_size,
         "attack": server_gan_program.attack_config(settings.attack),
         "gan": plain(settings.gan),
-        "matching": plain(settings.matching),
+        "matching": server_gan_program.matching_config(settings.matching),
         "snapshot_every": settings.snapshot_every,
     }
 

@@ -10,6 +10,7 @@ Wang et al., INFOCOM 2019. The arms of a run differ in one thing each:
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,14 +20,16 @@ import tensorflow_federated as tff
 
 from computations.fed_avg import build_fed_avg
 from computations.malicious_server import build_active_mgan, build_passive_mgan
+from computations.representatives import build_find_representatives
 from experiments.evaluation import build_judge
 from experiments.run_clock import RunClock
 from experiments.server_gan_arm import ServerGanArm, attack_state, build_accuracy
 from experiments.server_gan_data import Data
-from experiments.server_gan_representatives import Matching, build_find_representatives
+from experiments.settings import plain
 from tff_leak.attacks import server_gan
 from tff_leak.attacks.deviations import Deviations
 from tff_leak.attacks.multitask_gan import OTHER, VICTIM, Asked, Labelled, MultitaskGan
+from tff_leak.attacks.representatives import Representatives
 from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.data.sources import Examples
 from tff_leak.errors import InputError
@@ -46,6 +49,8 @@ FINAL_SAMPLES = 100
 """Of each class and identity."""
 FIXED_ATTACK_FIELDS = ("gan", "representatives", "other_representatives")
 """Fields of `ServerGan` that the program sets, and no flag."""
+FIXED_MATCHING_FIELDS = ("local_rate", "local_steps")
+"""The same of `Representatives`: they follow the clients' training."""
 REPRESENTATIVES = "representatives"
 
 
@@ -110,7 +115,7 @@ class Settings:
       gan: networks and optimisers.
       deviations: from the paper's attack.
       attack: fields of `ServerGan` that differ from its defaults.
-      matching: how representatives are found.
+      matching: fields of `Representatives` that differ from its defaults.
       snapshot_every: rounds between two looks at the generator.
     """
 
@@ -123,7 +128,7 @@ class Settings:
     gan: GanSettings
     deviations: Deviations
     attack: Mapping[str, Any]
-    matching: Matching
+    matching: Mapping[str, Any]
     snapshot_every: int = 5
 
 
@@ -135,6 +140,7 @@ class Experiment:
     data: Data
     network: Network
     attack: ServerGan
+    matching: Representatives
     arms: Mapping[Arm, ServerGanArm]
 
 
@@ -161,6 +167,15 @@ def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, **attack}
 
 
+def matching_config(matching: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how representatives are found, with defaults, for `config.json`.
+
+    What follows the clients' training is left out, as it stands there.
+    """
+    settings = plain(Representatives(**matching))
+    return {k: v for k, v in settings.items() if k not in FIXED_MATCHING_FIELDS}
+
+
 def build_experiment(settings: Settings, data: Data) -> Experiment:
     """Builds the arms of a run.
 
@@ -170,8 +185,9 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     if Arm.ATTACK not in settings.arms:
         names = ",".join(arm.value for arm in settings.arms)
         raise InputError(f"--arms is {names!r}: expected attack among them; add it")
-    network, attack = _networks(settings, data)
-    malicious = _malicious(settings, data, network, attack)
+    matching = _matching(settings, data)
+    network, attack = _networks(settings, data, matching.images)
+    malicious = _malicious(settings, data, network, attack, matching)
     accuracy = build_accuracy(network, data.test)
     arms = {}
     for arm in settings.arms:
@@ -188,7 +204,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             accuracy=accuracy,
             attacked=not honest,
         )
-    return Experiment(settings, data, network, attack, arms)
+    return Experiment(settings, data, network, attack, matching, arms)
 
 
 async def run(
@@ -300,8 +316,29 @@ def _both_ways(data: Data) -> Examples:
     return Examples(np.concatenate(images), np.tile(data.heldout.labels, 2))
 
 
-def _networks(settings: Settings, data: Data) -> tuple[Network, ServerGan]:
-    """The papers' networks for the size of the pictures, and the attack with them."""
+def _matching(settings: Settings, data: Data) -> Representatives:
+    """How representatives are found, given what the victim does in a round.
+
+    The server knows rate, momentum, epochs and batches: it sets them. Momentum m makes
+    a step longer by 1 / (1 - m), but for the first of a round.
+    """
+    training = settings.training
+    batches = math.ceil(len(data.clients[data.victim]) / settings.batch_size)
+    return Representatives(
+        local_rate=training.learning_rate / (1.0 - training.momentum),
+        local_steps=training.epochs * batches,
+        **settings.matching,
+    )
+
+
+def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, ServerGan]:
+    """The papers' networks for the size of the pictures, and the attack with them.
+
+    Args:
+      settings: of the run.
+      data: of the run.
+      found: representatives of each client.
+    """
     side, classes = data.source.image_shape[0], data.source.num_classes
     gan = settings.gan
     if data.source.image_shape[2] != 1 or side not in (28, 64):
@@ -318,7 +355,6 @@ def _networks(settings: Settings, data: Data) -> tuple[Network, ServerGan]:
         discriminator = discriminators.wang_att_multitask(classes, gan.planes)
         generator = generators.wang_att(classes)
     adam = tff.learning.optimizers.build_adam(gan.learning_rate, beta_1=gan.momentum)
-    found = settings.matching.classes * settings.matching.per_class
     attack = ServerGan(
         MultitaskGan(
             generator, discriminator, adam, adam, gan.batch_size, settings.deviations
@@ -331,7 +367,11 @@ def _networks(settings: Settings, data: Data) -> tuple[Network, ServerGan]:
 
 
 def _malicious(
-    settings: Settings, data: Data, network: Network, attack: ServerGan
+    settings: Settings,
+    data: Data,
+    network: Network,
+    attack: ServerGan,
+    matching: Representatives,
 ) -> tff.learning.templates.LearningProcess:
     """The process of attack and control, which differ in the data only."""
     shared = {
@@ -341,7 +381,7 @@ def _malicious(
         "seed": settings.seed,
     }
     if settings.server is Server.PASSIVE:
-        find = build_find_representatives(network, settings.matching)
+        find = build_find_representatives(network, matching)
         return build_passive_mgan(network, attack, find_representatives=find, **shared)
     return build_active_mgan(
         network,

@@ -416,3 +416,21 @@ def test_modes():
 def test_bad_input(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+class TestGreys:
+    def test_by_hand(self):
+        images = tf.reshape([0.1, 0.4, 0.2, 0.3], [1, 2, 2, 1])
+        palette = tf.reshape([-1.0, 1, -1, -1, 0, 1, -1, -1], [2, 2, 2, 1])
+        # Sorted -1 -1 -1 1 and -1 -1 0 1; ranks 0 3 1 2.
+        found = multitask_gan.with_greys(images, palette)
+        assert found.numpy().ravel().tolist() == [-1.0, 1.0, -1.0, -0.5]
+
+    def test_what_is_brighter_stays_so_whatever_the_contrast(self):
+        images, palette = _pictures(3, 5).images, _pictures(7, 6).images
+        found = multitask_gan.with_greys(images, palette)
+        again = multitask_gan.with_greys(0.2 * images - 0.7, palette)
+        np.testing.assert_array_equal(found, again)
+        for one, other in zip(images.numpy(), found.numpy(), strict=True):
+            order = np.argsort(one.ravel())
+            assert (np.diff(other.ravel()[order]) >= 0).all()

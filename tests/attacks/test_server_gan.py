@@ -162,6 +162,16 @@ class TestMemory:
         assert known.victim.images.shape[0] == 2
         assert known.other.images.shape[0] == 3
 
+    @pytest.mark.parametrize("matched", [False, True])
+    def test_greys_are_those_of_auxiliary_pictures_if_wanted(self, matched):
+        attack = _attack(deviations=Deviations(match_greys=matched))
+        memory = _passive(attack, initial_state(attack, SEED)).memory
+        greys = np.sort(AUXILIARY.images.numpy().reshape(12, 16), axis=1).mean(axis=0)
+        for part in (memory.victim, memory.other):
+            for image in part.images.numpy():
+                found = np.sort(image.ravel())
+                assert np.allclose(found, greys, atol=1e-6) == matched
+
     @pytest.mark.parametrize("others", [2, 3, 7])
     def test_of_any_number_of_others_so_many_are_kept(self, others):
         attack = _attack()

@@ -53,9 +53,9 @@ AUXILIARY = Labelled(
 )
 
 
-def _attack(of_d=1, **deviations) -> ServerGan:
-    gan = MultitaskGan(G, D, SGD, SGD, 4, Deviations(**deviations))
-    return ServerGan(gan, of_d, 0, 1, representatives=2, other_representatives=3)
+def _attack(of_d=1, growth=0) -> ServerGan:
+    gan = MultitaskGan(G, D, SGD, SGD, 4, Deviations())
+    return ServerGan(gan, of_d, growth, 1, representatives=2, other_representatives=3)
 
 
 def _datasets(count=3):
@@ -82,6 +82,14 @@ def _first_entries(weights, updates, seed):
     return tf.ensure_shape(images, [None, 2, *SHAPE]), labels
 
 
+def _half(weights_type, aggregate_type):
+    """An honest step that is half as long."""
+    assert weights_type.trainable == aggregate_type
+    return tff.learning.templates.build_apply_optimizer_finalizer(
+        tff.learning.optimizers.build_sgdm(0.5), weights_type
+    )
+
+
 def _build_passive(attack=None, **changes):
     settings = {
         "victim": VICTIM,
@@ -96,25 +104,13 @@ def _build_passive(attack=None, **changes):
 
 @functools.cache
 def _passive():
-    return _build_passive()
-
-
-@functools.cache
-def _resting():
-    """D does not train, and the honest step is half as long."""
-
-    def half(weights_type, aggregate_type):
-        assert weights_type.trainable == aggregate_type
-        return tff.learning.templates.build_apply_optimizer_finalizer(
-            tff.learning.optimizers.build_sgdm(0.5), weights_type
-        )
-
-    return _build_passive(_attack(of_d=0), finalizer=half)
+    """D rests in the first round and trains from the second on."""
+    return _build_passive(_attack(of_d=0, growth=1), finalizer=_half)
 
 
 @functools.cache
 def _honest():
-    return build_fed_avg(CLASSIFIER, training=TRAINING, seed=3)
+    return build_fed_avg(CLASSIFIER, training=TRAINING, finalizer=_half, seed=3)
 
 
 @functools.cache
@@ -187,10 +183,12 @@ def test_the_shared_model_is_bit_identical_to_the_honest_run(runtime):
     assert str(metrics) == str(honest_metrics)
     attack = state.finalizer.attack
     assert int(attack.round) == 2
-    # It is an attack: G and D have moved.
+    # It is an attack: G and D have moved, D in the heads that no client gives it.
     first = _passive().initialize().finalizer.attack
     assert not _same(attack.generator.weights, first.generator.weights)
-    assert not _same(attack.discriminator, first.discriminator)
+    for head in (0, -1):
+        biases = [s.discriminator.trainable[-1][head] for s in (attack, first)]
+        assert biases[0] != biases[1]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -202,11 +200,12 @@ class TestPassive:
         for number, dataset in zip(IDS, _datasets(), strict=True):
             after, _ = _run(_honest(), [dataset])
             trained = after.global_model_weights.trainable
-            updates[number] = [a - b for a, b in zip(start, trained, strict=True)]
+            # The honest step is half of what the client sent.
+            updates[number] = [2 * (a - b) for a, b in zip(start, trained, strict=True)]
         return start, updates
 
     def test_d_starts_from_the_victims_model(self):
-        state, _ = _run(_resting(), _clients())
+        state, _ = _run(_passive(), _clients())
         start, updates = self._updates()
         known = server_gan.as_classifier(state.finalizer.attack.discriminator)
         for client, expected in ((VICTIM, True), (IDS[0], False)):
@@ -245,7 +244,7 @@ class TestPassive:
         assert _same(one, other)
 
     def test_an_own_honest_finalizer(self):
-        state, _ = _run(_resting(), _clients())
+        state, _ = _run(_passive(), _clients())
         start, updates = self._updates()
         for tensor, before, *moves in zip(
             state.global_model_weights.trainable, start, *updates.values(), strict=True

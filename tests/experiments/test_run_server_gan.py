@@ -12,18 +12,19 @@ import pathlib
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow_federated as tff
 
+from computations.malicious_server import build_passive_mgan
 from experiments import evaluation as evaluation_lib
 from experiments import server_gan_program as program
 from experiments import server_gan_report
 from experiments.run_clock import RunClock
 from experiments.server_gan_arm import ServerGanArm, attack_state
 from experiments.server_gan_data import build_data
-from experiments.server_gan_representatives import Matching
 from tff_leak.attacks.deviations import Deviations
 from tff_leak.data import sources
 from tff_leak.errors import InputError
@@ -49,7 +50,7 @@ def _settings(**changes):
         "gan": program.GanSettings(0.001, batch_size=4, planes=2, base_filters=4),
         "deviations": Deviations(start_round=1, choose_snapshot=True),
         "attack": {"discriminator_steps": 1, "generator_steps": 2},
-        "matching": Matching(per_class=1, iterations=2),
+        "matching": {"images": 3, "iterations": 2},
         "snapshot_every": 2,
     }
     return program.Settings(**{**settings, **changes})
@@ -186,17 +187,43 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_an_active_server_has_a_model_for_its_victim():
+@pytest.mark.parametrize(
+    "server, in_average",
+    [(program.Server.ACTIVE, True), (program.Server.ACTIVE_APART, False)],
+)
+def test_an_active_server_aims_at_the_victim(server, in_average, monkeypatch):
+    # What it builds is tested where it is built: tracing takes seconds.
+    build = mock.create_autospec(program.build_active_mgan)
+    monkeypatch.setattr(program, "build_active_mgan", build)
     settings = _settings(
-        server=program.Server.ACTIVE_APART,
-        arms=[program.Arm.ATTACK],
-        deviations=Deviations(),
+        server=server, arms=[program.Arm.ATTACK], deviations=Deviations()
     )
     experiment = program.build_experiment(settings, _data())
-    process = experiment.arms[program.Arm.ATTACK].process
-    weights = process.initialize.type_signature.result.member.global_model_weights
-    assert list(weights.trainable) == list(weights.non_trainable)
+    assert experiment.arms[program.Arm.ATTACK].process is build.return_value
     assert experiment.attack.gan.deviations.mode.value == "paper"
+    given = build.call_args.kwargs
+    assert given["victim_in_average"] == in_average
+    assert given["victim"] == 1
+    assert given["auxiliary"].images is _data().auxiliary.images
+
+
+def test_representatives_follow_the_clients_training():
+    training = BatchSgd(0.05, momentum=0.5, epochs=3)
+    settings = _settings(training=training, batch_size=4, arms=[program.Arm.ATTACK])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            program, "build_passive_mgan", mock.create_autospec(build_passive_mgan)
+        )
+        experiment = program.build_experiment(settings, _data())
+    # 30 pictures in batches of 4 are 8 steps; v is 2 gradients at a momentum of .5.
+    assert experiment.matching.local_steps == 24
+    assert experiment.matching.scale == pytest.approx(0.05 * 2 * 24 / 4)
+    assert experiment.attack.representatives == 3
+    assert experiment.attack.other_representatives == 6
+    # What follows the training is not written down a second time.
+    written = program.matching_config(settings.matching)
+    assert written["images"] == 3
+    assert not set(written) & set(program.FIXED_MATCHING_FIELDS)
 
 
 class TestVerdict:
@@ -241,6 +268,7 @@ class TestVerdict:
         ({"arms": [program.Arm.CONTROL]}, "--arms is 'control': expected attack"),
         ({"attack": {"generator_steps": 0}}, "generator_steps is 0: expected at least"),
         ({"deviations": Deviations(max_shift=28)}, "max_shift is 28: expected fewer"),
+        ({"matching": {"images": 0}}, "images is 0: expected at least 1"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):

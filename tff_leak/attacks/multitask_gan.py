@@ -428,6 +428,26 @@ def class_spread(pictures: Labelled) -> tf.Tensor:
     return tf.reduce_sum(pairs * distances) / tf.maximum(tf.reduce_sum(pairs), 1.0)
 
 
+def with_greys(images: tf.Tensor, palette: tf.Tensor) -> tf.Tensor:
+    """Gives pictures other greys, each pixel by its rank within its picture.
+
+    Histogram matching, picture by picture: the k-th darkest pixel gets the mean of the
+    k-th darkest ones of the palette's pictures.
+
+    Args:
+      images: float32 `[n, H, W, C]`.
+      palette: float32 `[m, H, W, C]`.
+
+    Returns:
+      float32 `[n, H, W, C]`. Of equal pixels the later one is the brighter.
+    """
+    size = images.shape[1:].num_elements()
+    flat = tf.reshape(images, [tf.shape(images)[0], size])
+    greys = tf.reduce_mean(tf.sort(tf.reshape(palette, [-1, size]), axis=1), axis=0)
+    ranks = tf.argsort(tf.argsort(flat, axis=1, stable=True), axis=1)
+    return tf.reshape(tf.gather(greys, ranks), tf.shape(images))
+
+
 def unit(images: tf.Tensor) -> tf.Tensor:
     """Flattens pictures, centres each and gives it length 1.
 

@@ -230,7 +230,10 @@ def passive_round(
       auxiliary: its own pictures, X_aux; the labels are used by deviations only.
       seed: int32 `[2]`, of this round.
     """
-    memory = _remember(attack, state.memory, sight.representatives, seed)
+    found = sight.representatives
+    if attack.gan.deviations.match_greys:
+        found = _with_greys(found, auxiliary)
+    memory = _remember(attack, state.memory, found, seed)
     evidence = _recall(attack, memory)
     state = state._replace(
         memory=memory,
@@ -493,6 +496,17 @@ def _share(steps: tf.Tensor, phase: tf.Tensor, phases: int) -> tf.Tensor:
 def _blank(gan: MultitaskGan, count: int) -> Labelled:
     shape = [count, *gan.discriminator.input_shape]
     return Labelled(tf.zeros(shape), tf.zeros([count], tf.int32))
+
+
+def _with_greys(found: Evidence, auxiliary: Labelled) -> Evidence:
+    return Evidence(
+        *(
+            part._replace(
+                images=multitask_gan.with_greys(part.images, auxiliary.images)
+            )
+            for part in found
+        )
+    )
 
 
 def _remember(
