@@ -26,7 +26,7 @@ from experiments.dssgd_arm import (
     mean_over_rounds,
 )
 from experiments.evaluation import build_judge
-from experiments.federation import Federation
+from experiments.federation import Data, Federation
 from experiments.networks import papers_networks
 from experiments.privacy import (
     Spending,
@@ -39,7 +39,7 @@ from experiments.report_parts import metrics_rows
 from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import only_row
-from tff_leak.data.sources import Examples, Source
+from tff_leak.data.sources import Examples
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
@@ -153,25 +153,6 @@ class Settings:
     privacy: SparseVector | None = None
     record_dp: RecordLevelDp | None = None
     privacy_budget: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Data:
-    """The data of a run.
-
-    Attributes:
-      source: where it comes from.
-      federation: who holds what.
-      judge: the judge's part.
-      reference: real images that nobody holds; the shared model is tested on `test`.
-      test: see `reference`.
-    """
-
-    source: Source
-    federation: Federation
-    judge: Examples
-    reference: Examples
-    test: Examples
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

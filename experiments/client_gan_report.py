@@ -1,13 +1,12 @@
 """The report of a client GAN run: pictures first, then figures, then everything."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.client_gan_program import Arm, Data, Evaluation, Experiment
-from experiments.report_parts import figures_section, metrics_rows, nouns_of
+from experiments.report_parts import figures_section, metrics_rows, nouns_of, series_of
 from tff_leak.metrics.similarity import nearest
 from tff_leak.report import figures, html
 from tff_leak.runtime import snapshots
@@ -16,6 +15,7 @@ from tff_leak.runtime.run_directory import RunDirectory
 _SHOWN = 12
 _COLUMNS = 20
 
+_ARMS = tuple(arm.value for arm in Arm)
 _ARM_TEXTS = {
     Arm.ATTACK: (
         "Reconstructed",
@@ -142,10 +142,10 @@ def _over_rounds(
             levels={"floor": 0.0, "reference": 1.0},
         ),
         "task_accuracy": figures.curves(
-            _series(rows, "task_accuracy"), "task accuracy", ylimits=(0, 1)
+            series_of(rows, _ARMS, "task_accuracy"), "task accuracy", ylimits=(0, 1)
         ),
     }
-    losses = _series(rows, "attack_loss")
+    losses = series_of(rows, _ARMS, "attack_loss")
     if losses:  # None, where no attack has reached its start accuracy.
         drawings["attack_loss"] = figures.curves(losses, "generator's loss (nats)")
     drawings |= _strips(experiment, evaluation, directory)
@@ -235,16 +235,3 @@ def _recovered_series(
 ) -> dict[str, tuple[Sequence[float], Sequence[float | None]]]:
     series = _snapshot_series(evaluation, "recovered")
     return {name: curve for name, curve in series.items() if name != Arm.CONTROL.value}
-
-
-def _series(
-    rows: Sequence[Mapping[str, str]], metric: str
-) -> dict[str, tuple[list[int], list[float]]]:
-    """One metric of all arms that have it, from `metrics.csv`."""
-    series = {}
-    for arm in Arm:
-        column = f"{arm.value}/{metric}"
-        if rows and column in rows[0]:
-            values = [float(row[column] or math.nan) for row in rows]
-            series[arm.value] = ([int(row["round"]) for row in rows], values)
-    return series

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from computations import dssgd
+from experiments import evaluation
 from tff_leak.attacks.client_transform import ClientTransform
 from tff_leak.data import transforms
 from tff_leak.data.sources import Examples
@@ -18,7 +19,6 @@ from tff_leak.models.network import Network
 
 # More turns a round than this, and accuracy is measured at its end only.
 _MAX_MEASURED_TURNS = 8
-_BATCH = 1000
 
 
 class ArmState(NamedTuple):
@@ -170,22 +170,8 @@ def build_accuracy(
     network: Network, test: Examples
 ) -> Callable[[dssgd.ServerState], float]:
     """Returns a function that measures a shared model on `test`, in [0, 1]."""
-    images, labels = tf.constant(test.images), tf.constant(test.labels)
-
-    @tf.function
-    def hits(weights, start):
-        logits = network.outputs(weights, images[start : start + _BATCH])
-        answers = tf.argmax(logits, axis=1, output_type=tf.int32)
-        right = tf.equal(answers, labels[start : start + _BATCH])
-        return tf.reduce_sum(tf.cast(right, tf.int32))
-
-    def accuracy(server: dssgd.ServerState) -> float:
-        weights = dssgd.model_weights(network, server)
-        starts = range(0, len(test), _BATCH)
-        total = sum(int(hits(weights, tf.constant(start))) for start in starts)
-        return total / len(test)
-
-    return accuracy
+    of_weights = evaluation.build_accuracy(network, test)
+    return lambda server: of_weights(dssgd.model_weights(network, server))
 
 
 def _training_metrics(turns: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -1,10 +1,35 @@
 """What the evaluations of several experiments have in common."""
 
+from collections.abc import Callable
+
+import tensorflow as tf
+
 from tff_leak.data.sources import Examples, Source
 from tff_leak.metrics.judge import Judge, train_judge
-from tff_leak.models.network import Network, visible_window
+from tff_leak.models.network import Network, Weights, visible_window
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
+
+_BATCH = 1000
+
+
+def build_accuracy(network: Network, test: Examples) -> Callable[[Weights], float]:
+    """Returns a function that measures a classifier's weights on `test`, in [0, 1]."""
+    images, labels = tf.constant(test.images), tf.constant(test.labels)
+
+    @tf.function
+    def hits(weights, start):
+        logits = network.outputs(weights, images[start : start + _BATCH])
+        answers = tf.argmax(logits, axis=1, output_type=tf.int32)
+        right = tf.equal(answers, labels[start : start + _BATCH])
+        return tf.reduce_sum(tf.cast(right, tf.int32))
+
+    def accuracy(weights: Weights) -> float:
+        starts = range(0, len(test), _BATCH)
+        total = sum(int(hits(weights, tf.constant(start))) for start in starts)
+        return total / len(test)
+
+    return accuracy
 
 
 def build_judge(

@@ -8,10 +8,12 @@ import numpy as np
 from absl import flags
 
 from computations.dssgd import TurnOrder
-from tff_leak.data import partition
+from tff_leak.data import partition, sources
 from tff_leak.data.sources import Examples, Source
 from tff_leak.errors import InputError
 
+# The shared model is tested after every turn; more images would only cost time.
+_TEST_IMAGES = 2000
 EACH = "each"
 NONE = "none"
 
@@ -57,6 +59,67 @@ class Federation:
             for data in self.data
         ]
         return dataclasses.replace(self, data=kept)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a run.
+
+    Attributes:
+      source: where it comes from.
+      federation: who holds what.
+      judge: the judge's part.
+      reference: real images that nobody holds; the shared model is tested on `test`.
+      test: see `reference`.
+    """
+
+    source: Source
+    federation: Federation
+    judge: Examples
+    reference: Examples
+    test: Examples
+
+
+def load_data(
+    dataset: str,
+    *,
+    data_dir: str | None,
+    per_class: int | None,
+    participants: str,
+    adversaries: Sequence[int],
+    targets: Sequence[int],
+    seed: int,
+) -> Data:
+    """Loads a data set and shares it out.
+
+    Args:
+      dataset: see `data.sources.load`.
+      data_dir: see `data.sources.load`.
+      per_class: at most so many images of a class for all participants.
+      participants: see `build_federation`.
+      adversaries: see `build_federation`.
+      targets: see `build_federation`.
+      seed: of the partition.
+
+    Raises:
+      InputError: see `data.sources.load` and `build_federation`.
+    """
+    source = sources.load(dataset, data_dir=data_dir, seed=seed)
+    pools = partition.split_pools(source, per_class=per_class, seed=seed)
+    return Data(
+        source=source,
+        federation=build_federation(
+            source,
+            pools.participants,
+            participants=participants,
+            adversaries=adversaries,
+            targets=targets,
+            seed=seed,
+        ),
+        judge=pools.judge,
+        reference=pools.reference,
+        test=pools.reference.take(range(min(len(pools.reference), _TEST_IMAGES))),
+    )
 
 
 def build_federation(

@@ -25,7 +25,7 @@ from computations.key_protected import build_key_protected
 from experiments import client_gan_program
 from experiments.client_gan_program import GeneratorSettings
 from experiments.dssgd_arm import ArmState, DssgdArm, local_dataset
-from experiments.federation import Federation
+from experiments.federation import Data, Federation
 from experiments.key_federation import (
     FAKES_ROW,
     KeySettings,
@@ -45,7 +45,6 @@ from tff_leak.attacks.key_search import (
     build_key_search,
     initial_search_state,
 )
-from tff_leak.data.sources import Examples, Source
 from tff_leak.defences.key_protection import KeyDistribution, KeyTraining
 from tff_leak.errors import InputError
 from tff_leak.models.network import Network
@@ -100,25 +99,6 @@ class Settings:
     generator: GeneratorSettings
     geometry: Geometry
     snapshot_every: int = 10
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Data:
-    """The data of a run; studies of keys alone have none.
-
-    Attributes:
-      source: where it comes from.
-      federation: who holds what.
-      judge: the judge's part.
-      reference: real images that nobody holds; the shared model is tested on `test`.
-      test: see `reference`.
-    """
-
-    source: Source
-    federation: Federation
-    judge: Examples
-    reference: Examples
-    test: Examples
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

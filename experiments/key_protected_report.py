@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.key_guesses import KNOWN
 from experiments.key_protected_evaluation import Evaluation, participant_accuracies
 from experiments.key_protected_program import Data, Experiment, Study
-from experiments.report_parts import figures_section, metrics_rows, nouns_of
+from experiments.report_parts import figures_section, metrics_rows, nouns_of, series_of
 from tff_leak.metrics.similarity import nearest
 from tff_leak.report import figures, html
 from tff_leak.runtime import snapshots
@@ -43,10 +44,14 @@ def _attack_report(
     experiment: Experiment, evaluation: Evaluation, directory: RunDirectory
 ) -> html.Report:
     data, attacks = experiment.data, evaluation.summary["attacks"]
-    first = attacks[0]
+    first = _strongest(attacks)
     nouns = nouns_of(data.source)
     text, kind = html.verdict(first["pooled"], nouns=nouns)
-    which = f"Of {len(attacks)} attacks this verdict is of the first, {_title(first)}."
+    told = "" if _is_unaided(first) else ", told of the key"
+    which = (
+        f"Of {len(attacks)} attacks this verdict is of the strongest that was not told "
+        f"of the key, if any: {_title(first)}{told}."
+    )
     opening, *rest = text.split("\n\n")
     sections = [_overview(experiment, evaluation, directory)]
     sections.append(_comparison(attacks, directory))
@@ -67,6 +72,25 @@ def _attack_report(
         configuration=directory.config,
         scores=html.scores(first["pooled"]),
     )
+
+
+def _strongest(attacks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The attack that reached most, and then has the largest share of the judge.
+
+    Of those whose key does not come from the true one; where there is none, of all. A
+    verdict on another one would call a defence good that one of them broke.
+    """
+    unaided = [attack for attack in attacks if _is_unaided(attack)]
+
+    def strength(attack):
+        pooled = attack["pooled"]
+        return pooled["reached_count"], pooled["attack"]["judge_share"]
+
+    return max(unaided or attacks, key=strength)
+
+
+def _is_unaided(attack: Mapping[str, Any]) -> bool:
+    return attack["guess"] != KNOWN and attack["distance"] is None
 
 
 def _attack_facts(
@@ -241,7 +265,7 @@ def _over_rounds(
     rows = metrics_rows(directory)
     arms = list(experiment.federations)
     drawings = {
-        metric: figures.curves(_series(rows, arms, metric), label)
+        metric: figures.curves(series_of(rows, arms, metric), label)
         for metric, label in (
             ("task_accuracy", "accuracy, all keys"),
             ("own_accuracy_least", "least participant's accuracy, own keys"),
@@ -308,7 +332,7 @@ def _accuracy_curves(
     }
     own = {
         f"d = {arms[name].dimension}": curve
-        for name, curve in _series(rows, list(arms), "own_accuracy").items()
+        for name, curve in series_of(rows, arms, "own_accuracy").items()
     }
     pictures = []
     for name, series, label in (
@@ -396,17 +420,6 @@ def _keys_report(
         ],
         configuration=directory.config,
     )
-
-
-def _series(
-    rows: Sequence[Mapping[str, str]], arms: Sequence[str], metric: str
-) -> dict[str, tuple[list[int], list[float]]]:
-    """One metric of all arms, from `metrics.csv`; a missing value is a gap."""
-    rounds = [int(row["round"]) for row in rows]
-    return {
-        arm: (rounds, [float(row[f"{arm}/{metric}"] or math.nan) for row in rows])
-        for arm in arms
-    }
 
 
 def _title(attack: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """Differential privacy of a run of DSSGD: what it costs, and when a budget ends it."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments.settings import plain
 from tff_leak.defences.accounting import epsilon, repeated
 from tff_leak.defences.record_level_dp import (
     RecordLevelDp,
@@ -26,6 +28,20 @@ def local_training(
     if record_dp is None:
         return training
     return record_private_training(record_dp, training, network)
+
+
+def config(
+    sparse_vector: SparseVector | None,
+    record_dp: RecordLevelDp | None,
+    budget: float | None,
+) -> dict[str, Any]:
+    """Returns what of it stands in `config.json`.
+
+    Only what is set: runs from before there were these flags go on.
+    """
+    parts = {"sparse_vector": sparse_vector, "record_dp": record_dp}
+    found = {name: plain(part) for name, part in parts.items() if part is not None}
+    return found if budget is None else found | {"privacy_budget": budget}
 
 
 def build_spending(
@@ -59,16 +75,14 @@ def build_spending(
     if record_dp is None:
         return None
 
+    # Asked several times a round, by the metrics and the budget.
+    @functools.cache
+    def of_one(records: int, count: int) -> float:
+        event = repeated(turn_event(record_dp, training, records), count)
+        return epsilon(event, record_dp.delta, record_dp.neighbours)
+
     def spending(turns: Sequence[int]) -> float:
-        # The same number of records and turns costs the same.
-        return max(
-            epsilon(
-                repeated(turn_event(record_dp, training, records), count),
-                record_dp.delta,
-                record_dp.neighbours,
-            )
-            for records, count in set(zip(examples, turns, strict=True))
-        )
+        return max(of_one(*one) for one in set(zip(examples, turns, strict=True)))
 
     return spending
 

@@ -66,9 +66,6 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
-    for old in target.iterdir():
-        # Of an earlier run of this preset and seed: pictures must not be mixed.
-        old.unlink()
     figures = json.loads(summary.read_text(encoding="utf-8"))
     # With the commit and every setting: what was run, not what a preset says today;
     # but not where somebody's files lie.
@@ -76,8 +73,12 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
     for kept, name in ((figures, "summary.json"), (config, "config.json")):
         kept = kept | {"dataset": _without_folder(kept["dataset"])}
         atomic_write_json(target / name, kept)
-    for name, figure in _pictures(run / "figures").items():
+    pictures = _pictures(run / "figures")
+    for name, figure in pictures.items():
         shutil.copyfile(figure, target / name)
+    for old in set(target.glob("*.png")) - {target / name for name in pictures}:
+        # Of an earlier run of this preset and seed: they must not be mixed.
+        old.unlink()
 
 
 def _without_folder(dataset: str) -> str:

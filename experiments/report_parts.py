@@ -1,7 +1,8 @@
 """Parts that the reports of several experiments have in common."""
 
 import csv
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tff_leak.data.sources import Source
@@ -38,6 +39,24 @@ def metrics_rows(directory: RunDirectory) -> list[dict[str, str]]:
     """Returns the rows of `metrics.csv`, one a round; a missing value is empty."""
     with open(directory.metrics_csv, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def series_of(
+    rows: Sequence[Mapping[str, str]], arms: Iterable[str], metric: str
+) -> dict[str, tuple[list[int], list[float]]]:
+    """Returns rounds and values of one metric, by arm that has it.
+
+    Args:
+      rows: of `metrics_rows`; a missing value becomes a gap.
+      arms: names.
+      metric: of columns `<arm>/<metric>`.
+    """
+    rounds = [int(row["round"]) for row in rows]
+    return {
+        arm: (rounds, [float(row[f"{arm}/{metric}"] or math.nan) for row in rows])
+        for arm in arms
+        if rows and f"{arm}/{metric}" in rows[0]
+    }
 
 
 def figures_section(summary: Mapping[str, Any], noun: str) -> html.Section:

@@ -13,12 +13,16 @@ import time
 from absl import flags
 
 from computations.dssgd import TurnOrder
-from experiments import client_gan_program, client_gan_report, common_flags
-from experiments.federation import build_federation, check_staleness, integers
+from experiments import (
+    client_gan_program,
+    client_gan_report,
+    common_flags,
+    privacy,
+)
+from experiments.federation import Data, check_staleness, integers, load_data
 from experiments.run_clock import RunClock
 from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.client_gan import ClientGan
-from tff_leak.data import partition, sources
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
@@ -27,9 +31,6 @@ from tff_leak.models.training import LocalSgd
 from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
-
-# The shared model is tested after every turn; more images would only cost time.
-_TEST_IMAGES = 2000
 
 # --help shows them as well.
 flags.adopt_module_key_flags(common_flags)
@@ -164,40 +165,26 @@ def _arms() -> list[client_gan_program.Arm]:
     return [client_gan_program.Arm(name) for name in _ARMS.value]
 
 
-def _data(seed: int) -> client_gan_program.Data:
-    source = sources.load(
-        _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
-    )
-    pools = partition.split_pools(source, per_class=_PER_CLASS.value, seed=seed)
-    return client_gan_program.Data(
-        source=source,
-        federation=build_federation(
-            source,
-            pools.participants,
-            participants=_PARTICIPANTS.value,
-            adversaries=integers(_ADVERSARIES),
-            targets=integers(_TARGETS),
-            seed=seed,
-        ),
-        judge=pools.judge,
-        reference=pools.reference,
-        test=pools.reference.take(range(min(len(pools.reference), _TEST_IMAGES))),
+def _data(seed: int) -> Data:
+    return load_data(
+        _DATASET.value,
+        data_dir=common_flags.DATA_DIR.value,
+        per_class=_PER_CLASS.value,
+        participants=_PARTICIPANTS.value,
+        adversaries=integers(_ADVERSARIES),
+        targets=integers(_TARGETS),
+        seed=seed,
     )
 
 
 def _config(settings: client_gan_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
-    # Only where they are set: runs from before there were the flags go on.
-    privacy = {}
-    if settings.privacy:
-        privacy["sparse_vector"] = plain(settings.privacy)
-    if settings.record_dp:
-        privacy["record_dp"] = plain(settings.record_dp)
-    if settings.privacy_budget is not None:
-        privacy["privacy_budget"] = settings.privacy_budget
+    private = privacy.config(
+        settings.privacy, settings.record_dp, settings.privacy_budget
+    )
     return (
         common_flags.config(threads)
-        | privacy
+        | private
         | {
             "experiment": "client_gan",
             "dataset": _DATASET.value,

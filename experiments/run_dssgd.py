@@ -18,7 +18,7 @@ from absl import flags
 
 from computations import dssgd
 from computations.dssgd import TurnOrder
-from experiments import common_flags
+from experiments import common_flags, privacy
 from experiments.dssgd_arm import (
     DssgdArm,
     build_accuracy,
@@ -185,14 +185,9 @@ def _arms(settings: _Settings) -> dict[str, DssgdArm]:
 
 
 def _config(settings: _Settings, threads: int) -> dict:
-    # Only where they are set: runs from before there were the flags go on.
-    private = {}
-    if settings.privacy:
-        private["sparse_vector"] = plain(settings.privacy)
-    if settings.record_dp:
-        private["record_dp"] = plain(settings.record_dp)
-    if _PRIVACY_BUDGET.value is not None:
-        private["privacy_budget"] = _PRIVACY_BUDGET.value
+    private = privacy.config(
+        settings.privacy, settings.record_dp, _PRIVACY_BUDGET.value
+    )
     return (
         common_flags.config(threads)
         | private

@@ -20,7 +20,7 @@ from experiments import (
     key_protected_program,
     key_protected_report,
 )
-from experiments.federation import build_federation, integers
+from experiments.federation import Data, integers, load_data
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
 from experiments.key_guesses import SearchTurns, parse_guesses
@@ -28,14 +28,11 @@ from experiments.key_protected_program import FIXED_ATTACK_FIELDS, Study
 from experiments.run_clock import RunClock
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
-from tff_leak.data import partition, sources
 from tff_leak.defences.key_protection import KeyTraining
 from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 
-# The shared model is tested after every turn; more images would only cost time.
-_TEST_IMAGES = 2000
 _WITHOUT_DATA = (Study.ORTHOGONALITY, Study.SHARED_CLASSES)
 
 # --help shows them as well.
@@ -149,24 +146,15 @@ def _search() -> SearchTurns:
     return SearchTurns(**parse(SearchTurns, _SEARCH.value, flag=_SEARCH.name))
 
 
-def _data(seed: int) -> key_protected_program.Data:
-    source = sources.load(
-        _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
-    )
-    pools = partition.split_pools(source, per_class=_PER_CLASS.value, seed=seed)
-    return key_protected_program.Data(
-        source=source,
-        federation=build_federation(
-            source,
-            pools.participants,
-            participants=_PARTICIPANTS.value,
-            adversaries=integers(_ADVERSARIES),
-            targets=integers(_TARGETS),
-            seed=seed,
-        ),
-        judge=pools.judge,
-        reference=pools.reference,
-        test=pools.reference.take(range(min(len(pools.reference), _TEST_IMAGES))),
+def _data(seed: int) -> Data:
+    return load_data(
+        _DATASET.value,
+        data_dir=common_flags.DATA_DIR.value,
+        per_class=_PER_CLASS.value,
+        participants=_PARTICIPANTS.value,
+        adversaries=integers(_ADVERSARIES),
+        targets=integers(_TARGETS),
+        seed=seed,
     )
 
 

@@ -5,17 +5,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tff_leak.attacks import server_gan
 from tff_leak.attacks.observation import client_data
 from tff_leak.data.sources import Examples
-from tff_leak.models.network import Network, Weights
+from tff_leak.models.network import Weights
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
-
-_BATCH = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +33,7 @@ class ServerGanArm:
     data: Sequence[Examples]
     batch_size: int
     seed: int
-    accuracy: Callable[[Any], float]
+    accuracy: Callable[[Weights], float]
     attacked: bool = True
 
     async def initialize(self) -> Any:
@@ -57,7 +54,7 @@ class ServerGanArm:
         metrics = {
             "train_loss": float(measured["client_work"]["train"]["loss"]),
             "task_accuracy": await asyncio.to_thread(
-                self.accuracy, state.global_model_weights.trainable
+                self.accuracy, shared_weights(state)
             ),
         }
         if self.attacked:
@@ -91,26 +88,11 @@ _NOTED = (
 )
 
 
+def shared_weights(state: Any) -> Weights:
+    """Returns the shared model; what else an active server carries is no part of it."""
+    return Weights(list(state.global_model_weights.trainable), [])
+
+
 def attack_state(state: Any) -> server_gan.State:
     """Returns the attack's part of an arm's state."""
     return state.finalizer.attack
-
-
-def build_accuracy(network: Network, test: Examples) -> Callable[[Any], float]:
-    """Returns a function from trainable weights to accuracy on `test`, in [0, 1]."""
-    images = tf.constant(test.images)
-
-    @tf.function
-    def answers(trainable, start):
-        weights = Weights(list(trainable), [])
-        logits = network.outputs(weights, images[start : start + _BATCH])
-        return tf.argmax(logits, axis=1, output_type=tf.int32)
-
-    def accuracy(trainable) -> float:
-        found = [
-            answers(tuple(trainable), tf.constant(start)).numpy()
-            for start in range(0, len(test), _BATCH)
-        ]
-        return float(np.mean(np.concatenate(found) == test.labels))
-
-    return accuracy

@@ -21,9 +21,9 @@ import tensorflow_federated as tff
 from computations.fed_avg import build_fed_avg
 from computations.malicious_server import build_active_mgan, build_passive_mgan
 from computations.representatives import build_find_representatives
-from experiments.evaluation import build_judge
+from experiments.evaluation import build_accuracy, build_judge
 from experiments.run_clock import RunClock
-from experiments.server_gan_arm import ServerGanArm, attack_state, build_accuracy
+from experiments.server_gan_arm import ServerGanArm, attack_state, shared_weights
 from experiments.server_gan_data import Data
 from experiments.settings import plain
 from tff_leak.attacks import server_gan
@@ -288,7 +288,7 @@ def evaluate(
     _write_reconstructions(data, drawn[Arm.ATTACK], settings, directory)
     scores = evaluate_properties(inputs, judge, foreground=data.source.foreground)
     accuracy = {
-        arm.value: experiment.arms[arm].accuracy(state.global_model_weights.trainable)
+        arm.value: experiment.arms[arm].accuracy(shared_weights(state))
         for arm, state in states.items()
     }
     summary = {

@@ -1,13 +1,12 @@
 """The report of a server's attack: pictures first, then figures."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import figure
 
-from experiments.report_parts import metrics_rows
+from experiments.report_parts import metrics_rows, series_of
 from experiments.server_gan_program import (
     REPRESENTATIVES,
     Arm,
@@ -25,6 +24,7 @@ from tff_leak.runtime.run_directory import RunDirectory
 _COLUMNS = 20
 _PER_CLASS = 4  # pictures of a class in the overview
 
+_ARMS = tuple(arm.value for arm in Arm)
 _NOT_ASKED = "not asked for"
 _ROWS = {
     "others": "others real",
@@ -174,11 +174,11 @@ def _over_rounds(experiment: Experiment, directory: RunDirectory) -> html.Sectio
     rows = metrics_rows(directory)
     drawings = {
         "task accuracy": figures.curves(
-            _series(rows, "task_accuracy"), "task accuracy", ylimits=(0, 1)
+            series_of(rows, _ARMS, "task_accuracy"), "task accuracy", ylimits=(0, 1)
         )
     }
     for metric in ("category_share", "identity_share", "score", "generator_loss"):
-        series = _series(rows, metric)
+        series = series_of(rows, _ARMS, metric)
         if series:
             name = metric.replace("_", " ")
             drawings[name] = figures.curves(series, name)
@@ -290,19 +290,6 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("rounds", summary["rounds"]),
         ("seed", summary["seed"]),
     ]
-
-
-def _series(
-    rows: Sequence[Mapping[str, str]], metric: str
-) -> dict[str, tuple[list[int], list[float]]]:
-    """One metric of all arms that have it, from `metrics.csv`."""
-    series = {}
-    for arm in Arm:
-        column = f"{arm.value}/{metric}"
-        if rows and column in rows[0]:
-            values = [float(row[column] or math.nan) for row in rows]
-            series[arm.value] = ([int(row["round"]) for row in rows], values)
-    return series
 
 
 def _listed(numbers: Sequence[int]) -> str:

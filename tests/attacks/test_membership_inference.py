@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_leak.attacks import membership_inference
 from tff_leak.attacks.membership_inference import example_losses, infer_membership
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, layers
@@ -77,6 +78,18 @@ def test_losses_are_the_cross_entropy_in_batches():
     found = example_losses(network, weights, inputs, labels)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert example_losses(network, weights, inputs[:0], labels[:0]).shape == (0,)
+
+
+def test_a_model_of_another_round_is_not_traced_anew():
+    network = sequential("of_rounds", (3,), [layers.dense(2)])
+    inputs, labels = np.ones((5, 3), np.float32), np.zeros(5, np.int32)
+    found = []
+    for round_num in range(3):
+        weights = network.initialize(tf.constant([round_num, 1]))
+        found.append(example_losses(network, weights, inputs, labels)[0])
+    assert len(set(found)) == 3
+    traced = membership_inference._build_losses(network)
+    assert traced.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("members", [[], [np.nan, 1.0], [[1.0]]])

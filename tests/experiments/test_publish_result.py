@@ -120,6 +120,15 @@ def test_with_a_passive_arm_the_pictures_over_the_rounds_are_kept(
     assert (folder / "picture_influence.png").read_text() == "progress_1"
     assert (folder / "picture_no_influence.png").read_text() == "progress_passive_1"
     assert (folder / "picture.png").read_text() == "samples"
+    # A later run without that arm leaves none of them behind.
+    again = _finished(tmp_path / "again")
+    assert _published(presets, root, again, "one", monkeypatch) == ["one/4/picture.png"]
+    # And one that cannot be read leaves what is there.
+    (again / "summary.json").write_text("{")
+    with pytest.raises(json.JSONDecodeError):
+        publish_result._copy(again, root)
+    assert (folder / "picture.png").exists()
+    assert json.loads((folder / "summary.json").read_text())["dataset"] == "mnist"
 
 
 def test_where_an_image_folder_lies_is_not_published(presets, tmp_path, monkeypatch):

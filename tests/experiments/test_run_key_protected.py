@@ -248,6 +248,18 @@ class TestArms:
             program.build_experiment(_settings(guesses=guesses), data)
 
 
+def test_the_verdict_is_of_the_strongest_attack_without_the_key():
+    def attack(guess, reached, share, distance=None):
+        pooled = {"reached_count": reached, "attack": {"judge_share": share}}
+        return {"guess": guess, "distance": distance, "pooled": pooled}
+
+    random, known = attack("random", 0, 0.9), attack("known", 1, 1.0)
+    near, found = attack("0.1", 1, 1.0, distance=0.1), attack("drift:2", 1, 0.8)
+    assert key_protected_report._strongest([random, known, near, found]) is found
+    assert key_protected_report._strongest([random, known, near]) is random
+    assert key_protected_report._strongest([attack("0.5", 0, 1.0, 0.5), known]) is known
+
+
 def test_in_a_control_without_a_target_the_adversary_keeps_shared_classes():
     guesses = parse_guesses(["random"])
     data = _data(participants="0-1;0,2")

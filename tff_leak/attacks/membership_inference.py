@@ -16,6 +16,8 @@ tensorflow-privacy's `privacy_tests` compute the same from the same curve
 without them.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -95,15 +97,23 @@ def example_losses(
       images: float32 `[n, *input_shape]`.
       labels: int32 `[n]`.
     """
+    losses = _build_losses(network)
+    weights = Weights(list(weights.trainable), list(weights.statistics))
+    parts = [
+        losses(weights, images[i : i + _BATCH], labels[i : i + _BATCH]).numpy()
+        for i in range(0, len(images), _BATCH)
+    ]
+    return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+@functools.lru_cache(maxsize=8)
+def _build_losses(network: Network) -> Callable[..., tf.Tensor]:
+    """One traced function for all rounds of a network."""
 
     @tf.function(reduce_retracing=True)
-    def losses(inputs, classes):
+    def losses(weights, inputs, classes):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(
             classes, network.outputs(weights, inputs)
         )
 
-    parts = [
-        losses(images[i : i + _BATCH], labels[i : i + _BATCH]).numpy()
-        for i in range(0, len(images), _BATCH)
-    ]
-    return np.concatenate([np.zeros(0, np.float32), *parts])
+    return losses
