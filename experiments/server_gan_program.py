@@ -357,7 +357,15 @@ def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, Serv
     adam = tff.learning.optimizers.build_adam(gan.learning_rate, beta_1=gan.momentum)
     attack = ServerGan(
         MultitaskGan(
-            generator, discriminator, adam, adam, gan.batch_size, settings.deviations
+            generator,
+            discriminator,
+            adam,
+            adam,
+            gan.batch_size,
+            settings.deviations,
+            discriminators.patches(data.source.image_shape)
+            if settings.deviations.local_reality
+            else None,
         ),
         representatives=found,
         other_representatives=found * (len(data.clients) - 1),

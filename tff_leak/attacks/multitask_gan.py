@@ -24,18 +24,26 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tff_leak.attacks.deviations import Deviations
+from tff_leak.attacks.patch_discriminator import (
+    Patches,
+    fooling_loss,
+    initial_patches,
+    train_patches,
+)
 from tff_leak.errors import InputError
 from tff_leak.models.discriminators import Heads, heads
 from tff_leak.models.generators import uniform_latents
 from tff_leak.models.network import Network, Tensors, Weights
-from tff_leak.models.training import cross_entropy
+from tff_leak.models.training import binary_cross_entropy, cross_entropy
 from tff_leak.runtime.seeding import Role, derive
 
 VICTIM = 1
 OTHER = 0
 
 # Streams below a step's seed, beside `Role.LATENT`.
-_CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR = range(100, 107)
+_CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR, _PATCHES = range(
+    100, 108
+)
 
 
 class Labelled(NamedTuple):
@@ -88,6 +96,21 @@ class Generator(NamedTuple):
     average: Tensors
 
 
+class Critics(NamedTuple):
+    """What G learns from, as it is trained within a round.
+
+    Attributes:
+      weights: D's.
+      slots: the state of D's optimiser, fresh at a round's start, as D is.
+      patches: the patch discriminator, which has nothing of the clients and goes on
+        from round to round; empty without one.
+    """
+
+    weights: Weights
+    slots: Any
+    patches: Patches
+
+
 @dataclasses.dataclass(frozen=True)
 class MultitaskGan:
     """The networks and how they are trained.
@@ -102,6 +125,9 @@ class MultitaskGan:
       discriminator_optimizer: the same for D.
       batch_size: pictures of each kind in a step (not in the text).
       deviations: from the paper.
+      patch_discriminator: pictures to logits of patches `[n, h, w, 1]`
+        (`models.discriminators.patches`), trained as D is; for
+        `Deviations.local_reality` only.
     """
 
     generator: Network
@@ -110,6 +136,7 @@ class MultitaskGan:
     discriminator_optimizer: Any
     batch_size: int = 64
     deviations: Deviations = Deviations()
+    patch_discriminator: Network | None = None
 
     def __post_init__(self):
         drawn, seen = self.generator.output_shape, self.discriminator.input_shape
@@ -122,6 +149,12 @@ class MultitaskGan:
             raise InputError(
                 f"batch_size is {self.batch_size}: expected an even number; the "
                 "default is 64"
+            )
+        if bool(self.deviations.local_reality) != bool(self.patch_discriminator):
+            raise InputError(
+                f"local_reality is {self.deviations.local_reality} "
+                f"{'with' if self.patch_discriminator else 'without'} a patch "
+                "discriminator: expected both or neither"
             )
         shift, side = self.deviations.max_shift, min(seen[:2])
         if shift >= side:
@@ -147,6 +180,13 @@ def initial_generator(gan: MultitaskGan, seed: tf.Tensor) -> Generator:
     return Generator(weights, optimizer, average)
 
 
+def initial_patch_discriminator(gan: MultitaskGan, seed: tf.Tensor) -> Patches:
+    """Returns it before its first step; `seed` is int32 `[2]`."""
+    return initial_patches(
+        gan.patch_discriminator, gan.discriminator_optimizer, derive(seed, _PATCHES)
+    )
+
+
 def generate(
     gan: MultitaskGan, trainable: Tensors, asked: Asked, seed: tf.Tensor
 ) -> tf.Tensor:
@@ -168,14 +208,22 @@ def generate(
     )[0]
 
 
-def reality_loss(real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
-    """L_real of Eq. 4 for D, in nats, from logits of real and fake pictures `[n]`."""
-    return _binary(real, 1.0) + _binary(fake, 0.0)
+def reality_loss(
+    real: tf.Tensor, fake: tf.Tensor, judged: tf.Tensor | None = None
+) -> tf.Tensor:
+    """L_real of Eq. 4 for D, in nats.
+
+    Args:
+      real: logits of real pictures `[n]`.
+      fake: logits of fake ones `[m]`.
+      judged: float32 `[m]`, 1 for fakes that count; None: all.
+    """
+    return binary_cross_entropy(real, 1.0) + binary_cross_entropy(fake, 0.0, judged)
 
 
 def identity_loss(victim: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     """L_id of Eq. 4 for D, in nats, from logits of the victim's and others' `[n]`."""
-    return _binary(victim, 1.0) + _binary(other, 0.0)
+    return binary_cross_entropy(victim, 1.0) + binary_cross_entropy(other, 0.0)
 
 
 def discriminator_loss(
@@ -207,7 +255,7 @@ def discriminator_loss(
     else:
         pictures = [real.images, fake, evidence.victim.images, evidence.other.images]
     of_real, of_fake, *of_clients = _answers(gan, weights, pictures, seed)
-    loss = reality_loss(of_real.reality, of_fake.reality)
+    loss = reality_loss(of_real.reality, of_fake.reality, _judged(deviations, asked))
     if deviations.auxiliary_category:
         loss += deviations.auxiliary_category * cross_entropy(
             of_real.category, real.labels
@@ -217,14 +265,21 @@ def discriminator_loss(
     victim, other = of_clients
     loss += identity_loss(victim.identity, other.identity)
     if deviations.auxiliary_as_other:
-        loss += deviations.auxiliary_as_other * _binary(of_real.identity, 0.0)
+        loss += deviations.auxiliary_as_other * binary_cross_entropy(
+            of_real.identity, 0.0
+        )
     if deviations.generated_as_other:
         as_victim = tf.cast(tf.equal(asked.identity, VICTIM), tf.float32)
-        loss += deviations.generated_as_other * _binary(
+        loss += deviations.generated_as_other * binary_cross_entropy(
             of_fake.identity, 0.0, as_victim
         )
     if deviations.victim_as_real:
-        loss += deviations.victim_as_real * _binary(victim.reality, 1.0)
+        loss += deviations.victim_as_real * binary_cross_entropy(victim.reality, 1.0)
+    if deviations.representative_category:
+        loss += deviations.representative_category * (
+            cross_entropy(victim.category, evidence.victim.labels)
+            + cross_entropy(other.category, evidence.other.labels)
+        )
     return loss
 
 
@@ -254,16 +309,12 @@ def generator_loss(
     """
     [of_fake] = _answers(gan, weights, [fake], seed)
     loss = cross_entropy(of_fake.category, asked.category)
-    loss += _binary(of_fake.reality, 1.0)
+    loss += binary_cross_entropy(of_fake.reality, 1.0, _judged(gan.deviations, asked))
     if gan.deviations.variety:
-        one, other = (unit(half) for half in tf.split(fake, 2))
-        distance = 1.0 - tf.reduce_mean(tf.reduce_sum(one * other, axis=1))
-        loss += gan.deviations.variety * tf.nn.relu(
-            1.0 - distance / tf.maximum(spread, 1e-6)
-        )
+        loss += gan.deviations.variety * _sameness(fake, asked, spread)
     if evidence is None:
         return loss
-    loss += _binary(of_fake.identity, tf.cast(asked.identity, tf.float32))
+    loss += binary_cross_entropy(of_fake.identity, tf.cast(asked.identity, tf.float32))
     if gan.deviations.class_means:
         loss += gan.deviations.class_means * _class_means_loss(
             gan.num_categories, fake, asked, evidence
@@ -271,20 +322,31 @@ def generator_loss(
     return loss
 
 
-def train_discriminator(
+def start_critics(gan: MultitaskGan, weights: Weights, patches: Patches) -> Critics:
+    """Returns the critics at a round's start, with D's weights and without slots."""
+    specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
+    slots = gan.discriminator_optimizer.initialize(specs)
+    return Critics(
+        Weights(list(weights.trainable), list(weights.statistics)),
+        tf.nest.map_structure(tf.convert_to_tensor, slots),
+        patches,
+    )
+
+
+def train_critics(
     gan: MultitaskGan,
-    weights: Weights,
+    critics: Critics,
     generator: Generator,
     auxiliary: Labelled,
     evidence: Evidence | None,
     steps: tf.Tensor,
     seed: tf.Tensor,
-) -> tuple[Weights, tf.Tensor]:
-    """Trains D on G as it stands, from fresh slots of its optimiser.
+) -> tuple[Critics, tf.Tensor]:
+    """Trains D, and the patch discriminator, on G as it stands.
 
     Args:
       gan: the networks.
-      weights: D's to start from.
+      critics: what they start from.
       generator: G; not changed.
       auxiliary: the server's own pictures, "real".
       evidence: representatives, or None.
@@ -292,19 +354,18 @@ def train_discriminator(
       seed: int32 `[2]`.
 
     Returns:
-      D's weights, and the loss of the last batch (0 without steps).
+      The critics, and D's loss of the last batch (0 without steps).
     """
     optimizer = gan.discriminator_optimizer
-    specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
-    slots = tf.nest.map_structure(tf.convert_to_tensor, optimizer.initialize(specs))
-    constants = list(weights.statistics)
+    constants = list(critics.weights.statistics)
 
-    def step(index, trainable, slots, _loss):
+    def step(index, critics, _loss):
         of_step = derive(seed, index)
         asked = ask(gan, evidence, gan.batch_size, of_step)
         fake = generate(gan, generator.weights.trainable, asked, of_step)
         real = _pick(auxiliary, gan.batch_size, derive(of_step, _AUXILIARY))
         shown = _pick_evidence(evidence, gan.batch_size, of_step)
+        trainable = list(critics.weights.trainable)
         with tf.GradientTape() as tape:
             tape.watch(trainable)
             loss = discriminator_loss(
@@ -313,31 +374,37 @@ def train_discriminator(
         gradients = tape.gradient(
             loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        slots, trainable = optimizer.next(slots, trainable, gradients)
-        return index + 1, list(trainable), slots, loss
+        slots, trainable = optimizer.next(critics.slots, trainable, gradients)
+        patches = critics.patches
+        if gan.patch_discriminator:
+            patches = train_patches(
+                gan.patch_discriminator, optimizer, patches, real.images, fake
+            )
+        weights = Weights(list(trainable), constants)
+        return index + 1, Critics(weights, slots, patches), loss
 
-    _, trainable, _, loss = tf.while_loop(
+    _, critics, loss = tf.while_loop(
         lambda index, *_: index < steps,
         step,
-        (tf.constant(0), list(weights.trainable), slots, tf.constant(0.0)),
+        (tf.constant(0), critics, tf.constant(0.0)),
     )
-    return Weights(trainable, constants), loss
+    return critics, loss
 
 
 def train_generator(
     gan: MultitaskGan,
-    weights: Weights,
+    critics: Critics,
     generator: Generator,
     auxiliary: Labelled,
     evidence: Evidence | None,
     steps: tf.Tensor,
     seed: tf.Tensor,
 ) -> tuple[Generator, tf.Tensor]:
-    """Trains G on D as it stands.
+    """Trains G on D, and the patch discriminator, as they stand.
 
     Args:
       gan: the networks.
-      weights: D's; not changed.
+      critics: not changed.
       generator: G.
       auxiliary: the server's own pictures; for `Deviations.variety` only.
       evidence: representatives, or None.
@@ -361,7 +428,13 @@ def train_generator(
                 _inputs(asked, of_step),
                 True,
             )
-            loss = generator_loss(gan, weights, fake, asked, evidence, of_step, spread)
+            loss = generator_loss(
+                gan, critics.weights, fake, asked, evidence, of_step, spread
+            )
+            if gan.patch_discriminator:
+                loss += gan.deviations.local_reality * fooling_loss(
+                    gan.patch_discriminator, critics.patches.trainable, fake
+                )
         gradients = tape.gradient(loss, trainable)
         slots, trainable = gan.generator_optimizer.next(
             state.optimizer, trainable, gradients
@@ -507,6 +580,33 @@ def _class_means_loss(
     return tf.reduce_sum(count * distance) / tf.maximum(tf.reduce_sum(count), 1.0)
 
 
+def _judged(deviations: Deviations, asked: Asked) -> tf.Tensor | None:
+    """Which fakes D_real judges: float32 `[n]`, or None for all."""
+    if not deviations.others_reality:
+        return None
+    return tf.cast(tf.equal(asked.identity, OTHER), tf.float32)
+
+
+def _sameness(fake: tf.Tensor, asked: Asked, spread: tf.Tensor | float) -> tf.Tensor:
+    """What pictures lack in distance from each other; see `Deviations.variety`.
+
+    Each of the first half is compared with its like in the second (`ask`); identities
+    apart, as variety of the others' pictures would hide that the victim's are all one.
+
+    Returns:
+      float32 in [0, 1]: the mean over the identities that occur.
+    """
+    one, other = (unit(half) for half in tf.split(fake, 2))
+    distances = 1.0 - tf.reduce_sum(one * other, axis=1)
+    members = tf.one_hot(tf.split(asked.identity, 2)[0], 2)
+    number = tf.reduce_sum(members, axis=0)
+    of_identity = tf.linalg.matvec(members, distances, transpose_a=True)
+    mean = of_identity / tf.maximum(number, 1.0)
+    lacking = tf.nn.relu(1.0 - mean / tf.maximum(spread, 1e-6))
+    occurs = tf.cast(number > 0, tf.float32)
+    return tf.reduce_sum(occurs * lacking) / tf.reduce_sum(occurs)
+
+
 def _inputs(asked: Asked, seed: tf.Tensor) -> tf.Tensor:
     """G's inputs `[n, 102]`: noise, category, identity."""
     noise = uniform_latents(tf.shape(asked.category)[0], derive(seed, Role.LATENT))
@@ -540,17 +640,6 @@ def _pick_evidence(
     )
 
 
-def _binary(
-    logits: tf.Tensor, wanted: float | tf.Tensor, weights: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Mean binary cross-entropy in nats, maybe of those of weight 1 only."""
-    targets = tf.broadcast_to(tf.cast(wanted, tf.float32), tf.shape(logits))
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
-    if weights is None:
-        return tf.reduce_mean(losses)
-    return tf.reduce_sum(weights * losses) / tf.maximum(tf.reduce_sum(weights), 1.0)
-
-
 def _answers(
     gan: MultitaskGan, weights: Weights, pictures: list[tf.Tensor], seed: tf.Tensor
 ) -> list[Heads]:
@@ -560,16 +649,9 @@ def _answers(
     seen = tf.concat(pictures, axis=0)
     if deviations.max_shift:
         seen = _shift(seen, deviations.max_shift, derive(seed, _SHIFT))
+    seen = _disguise(deviations, seen, seed)
     outputs = tf.split(gan.discriminator.outputs(weights, seen), sizes)
-    answers = [heads(part) for part in outputs]
-    if not (deviations.noise or deviations.recolour):
-        return answers
-    disguised = _disguise(deviations, seen, seed)
-    outputs = tf.split(gan.discriminator.outputs(weights, disguised), sizes)
-    return [
-        answer._replace(identity=heads(part).identity)
-        for answer, part in zip(answers, outputs, strict=True)
-    ]
+    return [heads(part) for part in outputs]
 
 
 def _disguise(deviations: Deviations, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -25,6 +25,7 @@ from tff_leak.attacks.multitask_gan import (
     Labelled,
     MultitaskGan,
 )
+from tff_leak.attacks.patch_discriminator import Patches
 from tff_leak.errors import InputError
 from tff_leak.models.discriminators import heads
 from tff_leak.models.network import Tensors, Weights
@@ -144,6 +145,7 @@ class State(NamedTuple):
     Attributes:
       round: int32, rounds in which the victim took part.
       discriminator: D's weights.
+      patches: the patch discriminator; empty without one.
       generator: G.
       memory: see `Memory`.
       chosen: see `Chosen`.
@@ -153,6 +155,7 @@ class State(NamedTuple):
 
     round: tf.Tensor
     discriminator: Weights
+    patches: Patches
     generator: Generator
     memory: Memory
     chosen: Chosen
@@ -202,6 +205,7 @@ def initial_state(
     return State(
         round=none,
         discriminator=discriminator,
+        patches=multitask_gan.initial_patch_discriminator(gan, seed),
         generator=generator,
         memory=Memory(
             _blank(gan, rounds * attack.representatives),
@@ -362,11 +366,11 @@ def _train(
     of_d = attack.discriminator_steps + attack.discriminator_growth * state.round
     of_g = tf.constant(attack.generator_steps)
 
-    def turn(phase, discriminator, generator, losses):
+    def turn(phase, critics, generator, losses):
         of_phase = derive(seed, _PHASES + phase)
-        trained, loss_d = multitask_gan.train_discriminator(
+        critics, loss_d = multitask_gan.train_critics(
             attack.gan,
-            discriminator,
+            critics,
             generator,
             auxiliary,
             evidence,
@@ -375,24 +379,23 @@ def _train(
         )
         generator, loss_g = multitask_gan.train_generator(
             attack.gan,
-            trained,
+            critics,
             generator,
             auxiliary,
             evidence,
             _share(of_g, phase, phases),
             derive(of_phase, 1),
         )
-        return phase + 1, trained, generator, (loss_d, loss_g)
+        return phase + 1, critics, generator, (loss_d, loss_g)
 
-    _, discriminator, generator, losses = tf.while_loop(
+    critics = multitask_gan.start_critics(
+        attack.gan, state.discriminator, state.patches
+    )
+    none = (tf.constant(0.0), tf.constant(0.0))
+    _, critics, generator, losses = tf.while_loop(
         lambda phase, *_: phase < phases,
         turn,
-        (
-            tf.constant(0),
-            state.discriminator,
-            state.generator,
-            (tf.constant(0.0), tf.constant(0.0)),
-        ),
+        (tf.constant(0), critics, state.generator, none),
     )
     note = state.note._replace(
         discriminator_loss=losses[0],
@@ -400,7 +403,12 @@ def _train(
         discriminator_steps=of_d,
         generator_steps=of_g,
     )
-    return state._replace(discriminator=discriminator, generator=generator, note=note)
+    return state._replace(
+        discriminator=critics.weights,
+        patches=critics.patches,
+        generator=generator,
+        note=note,
+    )
 
 
 def _judge(

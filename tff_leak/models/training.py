@@ -98,6 +98,23 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(losses)
 
 
+def binary_cross_entropy(
+    logits: tf.Tensor, wanted: float | tf.Tensor, weights: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Mean binary cross-entropy in nats.
+
+    Args:
+      logits: float32, of any shape.
+      wanted: 0 or 1, one for all or one each.
+      weights: 0 or 1 each: the mean is over those of weight 1, and 0 without any.
+    """
+    targets = tf.broadcast_to(tf.cast(wanted, tf.float32), tf.shape(logits))
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    if weights is None:
+        return tf.reduce_mean(losses)
+    return tf.reduce_sum(weights * losses) / tf.maximum(tf.reduce_sum(weights), 1.0)
+
+
 def sgd_training(settings: LocalSgd, network: Network) -> LocalTraining:
     """Returns SGD of a classifier as `LocalTraining`: S is P, nothing is private."""
 
