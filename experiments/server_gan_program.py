@@ -43,6 +43,14 @@ from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.reconstructions import write_reconstructions
 from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
 from tff_leak.runtime.seeding import Role
+from tff_leak.threat import (
+    Adversary,
+    Behaviour,
+    Knowledge,
+    Threat,
+    View,
+    check_process,
+)
 
 SNAPSHOT_SAMPLES = 20
 FINAL_SAMPLES = 100
@@ -180,7 +188,8 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     """Builds the arms of a run.
 
     Raises:
-      InputError: if settings contradict each other or the data.
+      InputError: if settings contradict each other or the data, or the process the
+        threat (`threat`).
     """
     if Arm.ATTACK not in settings.arms:
         names = ",".join(arm.value for arm in settings.arms)
@@ -188,6 +197,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     matching = _matching(settings, data)
     network, attack = _networks(settings, data, matching.images)
     malicious = _malicious(settings, data, network, attack, matching)
+    check_process(threat(settings), malicious)
     accuracy = build_accuracy(network, data.test)
     arms = {}
     for arm in settings.arms:
@@ -205,6 +215,17 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             attacked=not honest,
         )
     return Experiment(settings, data, network, attack, matching, arms)
+
+
+def threat(settings: Settings) -> Threat:
+    """Returns who attacks, what it sees and what it knows."""
+    passive = settings.server is Server.PASSIVE
+    return Threat(
+        Adversary.SERVER,
+        Behaviour.PASSIVE if passive else Behaviour.ACTIVE,
+        View.ROWS,
+        frozenset({Knowledge.AUXILIARY_DATA}),
+    )
 
 
 async def run(

@@ -34,6 +34,7 @@ from tff_leak.runtime import runtimes
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.reconstructions import read_reconstructions
 from tff_leak.runtime.run_directory import RunDirectory
+from tff_leak.threat import Behaviour, View
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROUNDS = 3
@@ -194,7 +195,9 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
 def test_an_active_server_aims_at_the_victim(server, in_average, monkeypatch):
     # What it builds is tested where it is built: tracing takes seconds.
     build = mock.create_autospec(program.build_active_mgan)
+    check = mock.create_autospec(program.check_process)
     monkeypatch.setattr(program, "build_active_mgan", build)
+    monkeypatch.setattr(program, "check_process", check)
     settings = _settings(
         server=server, arms=[program.Arm.ATTACK], deviations=Deviations()
     )
@@ -205,6 +208,9 @@ def test_an_active_server_aims_at_the_victim(server, in_average, monkeypatch):
     assert given["victim_in_average"] == in_average
     assert given["victim"] == 1
     assert given["auxiliary"].images is _data().auxiliary.images
+    (threat, checked), _ = check.call_args
+    assert checked is build.return_value
+    assert (threat.behaviour, threat.view) == (Behaviour.ACTIVE, View.ROWS)
 
 
 def test_representatives_follow_the_clients_training():
