@@ -14,6 +14,8 @@ cluster ends, Ray ends the workers, and the kernel their commands.
 
 import contextlib
 import pathlib
+import signal
+import socket
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -23,6 +25,7 @@ from tff_leak.errors import InputError
 from tff_leak.runtime.jobs import Job, LocalProcess, Outcome, Start
 
 _RETRIES = 3
+_ANSWER_S = 5.0
 _ROOT = pathlib.Path(tff_leak.__file__).parents[1]
 
 
@@ -43,14 +46,9 @@ def cluster(address: str, *, cpus: int) -> Iterator[Start]:
     """
     ray = _import_ray(address)
     try:
-        ray.init(
-            address=address,
-            # Workers import this project from where it is here.
-            runtime_env={"env_vars": {"PYTHONPATH": str(_ROOT)}},
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        _check_answers(address)
+        _connect(ray, address)
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--ray_address is {address!r} ({str(error).splitlines()[0]}): expected a "
             "running Ray cluster; start one with `ray start --head`, or correct it"
@@ -72,6 +70,26 @@ def _import_ray(address: str) -> ModuleType:
             "the address out"
         ) from None
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError if nobody listens at HOST:PORT, for which Ray waits minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    ends_cleanly = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        address=address,
+        # Workers import this project from where it is here.
+        runtime_env={"env_vars": {"PYTHONPATH": str(_ROOT)}},
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    # Ray puts a handler of its own in its place.
+    signal.signal(signal.SIGTERM, ends_cleanly)
 
 
 def _run(job: Job) -> Outcome:
