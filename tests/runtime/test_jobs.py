@@ -1,4 +1,4 @@
-"""Jobs: order, failure, loss, resuming and interruption, with commands that are fakes."""
+"""Jobs: order, failure, loss, resuming, interruption; the commands are fakes."""
 
 import os
 import pathlib
@@ -81,9 +81,7 @@ def test_a_lost_job_is_started_again_and_a_failed_one_is_not(tmp_path):
     fake = _Scripted(
         {"a": [lost, Outcome(True)], "b": [failed], "c": [lost, lost, lost]}
     )
-    found = jobs.run(
-        [_job(tmp_path, name) for name in "abc"], fake, at_once=3, tries=3
-    )
+    found = jobs.run([_job(tmp_path, name) for name in "abc"], fake, at_once=3, tries=3)
     assert sorted(fake.log) == ["a", "a", "b", "c", "c", "c"]
     assert found == {"a": Outcome(True), "b": failed, "c": lost}
     # What did not end well is not done.
@@ -91,7 +89,8 @@ def test_a_lost_job_is_started_again_and_a_failed_one_is_not(tmp_path):
 
 
 def test_a_failure_has_its_reason_and_stops_no_other(tmp_path):
-    bad = 'sys.stderr.write("noise\\nerror: rounds is 0; expected 1\\n\\n"); sys.exit(2)'
+    said = r"noise\nerror: rounds is 0; expected 1\n\n"
+    bad = f'sys.stderr.write("{said}"); sys.exit(2)'
     some = [
         _job(tmp_path, "bad", bad),
         _job(tmp_path, "bug", "raise RuntimeError('a bug')"),

@@ -135,6 +135,22 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
     return _sparse_table(rows) + lines
 
 
+def interval_text(
+    mean: float | None,
+    interval: Sequence[float] | None,
+    seeds: int,
+    digits: int = 2,
+) -> str:
+    """Returns a mean over seeds in words, with its interval where there is one."""
+    if mean is None:
+        return "not defined for every seed"
+    text = f"{mean:.{digits}f}"
+    if interval is None:
+        return f"{text} (one seed)"
+    low, high = (f"{end:.{digits}f}" for end in interval)
+    return f"{text} [{low}, {high}] ({seeds} seeds)"
+
+
 def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
     """Returns a preset's line at the head of the page.
 
@@ -348,14 +364,9 @@ def _named(targets: tuple, by_targets: Mapping[tuple, object]) -> str:
 def _interval_text(values: Sequence[float | None], digits: int = 2) -> str:
     if not values:
         return "no target that all seeds have"
-    if None in values:
-        return "not defined for every seed"
-    text = f"{_mean(values):.{digits}f}"
-    interval = confidence_interval(values)
-    if interval is None:
-        return f"{text} (one seed)"
-    low, high = (f"{end:.{digits}f}" for end in interval)
-    return f"{text} [{low}, {high}] ({len(values)} seeds)"
+    mean = _mean(values)
+    interval = None if mean is None else confidence_interval(values)
+    return interval_text(mean, interval, len(values), digits)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
