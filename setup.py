@@ -49,4 +49,6 @@ setuptools.setup(
         "tensorflow-federated>=0.87",
         "tqdm",
     ],
+    # Leak matrices on a cluster (tff_leak/runtime/ray_jobs.py).
+    extras_require={"ray": ["ray>=2.9"]},
 )

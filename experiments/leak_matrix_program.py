@@ -103,7 +103,7 @@ def build_plan(
     usual = matrix.quick if quick else (tuple(matrix.attacks), tuple(matrix.defences))
     columns = _chosen("attacks", attacks, matrix.attacks, usual[0])
     rows = _chosen("defences", defences, matrix.defences, usual[1])
-    if NO_DEFENCE not in rows:
+    if NO_DEFENCE.name not in (row.name for row in rows):
         raise InputError(
             f"--defences is {','.join(defences)!r}: expected {NO_DEFENCE.name} among "
             "them, whose runs give the others their floor and reference; add it"
@@ -199,7 +199,7 @@ def _cell(attack: Attack, defence: Defence, quick: bool) -> Cell:
         return Cell(attack, defence, status=Status.NOT_APPLICABLE, reason=change)
     if isinstance(change, Program):
         return Cell(attack, defence, _arguments(change, (), quick))
-    more = attack.controlled if defence is NO_DEFENCE else attack.defended
+    more = attack.controlled if defence.name == NO_DEFENCE.name else attack.defended
     return Cell(attack, defence, _arguments(attack.program, (*more, *change), quick))
 
 

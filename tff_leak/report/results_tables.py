@@ -135,6 +135,42 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
     return _sparse_table(rows) + lines
 
 
+def leak_matrix(summaries: Sequence[Mapping]) -> str:
+    """Returns the tables of `run_leak_matrix`: a row a cell with its seeds."""
+    rows = [
+        {
+            "attack": cell["attack"],
+            "defence": cell["defence_title"],
+            **(_cell_figures(cell) if cell["runs"] else {}),
+            "note": f"{cell['status'].replace('_', ' ')}: {cell['reason']}"
+            if cell["reason"]
+            else "",
+        }
+        for summary in summaries
+        for cell in summary["cells"]
+    ]
+    return _sparse_table(rows, missing="")
+
+
+def _cell_figures(cell: Mapping) -> dict[str, object]:
+    """The figures of a cell of a leak matrix, means over its seeds."""
+    reached = f"{cell['reached']} of {cell['leakage']['seeds']}"
+    judged = cell["judge_share"]["mean"]
+    return {
+        "leaks": f"{cell['measure']} {interval_text(**cell['leakage'])}",
+        "control's": _known(cell["control"]["mean"]),
+        "judge share": _known(judged),
+        "reached": "" if judged is None else reached,
+        "task accuracy": cell["task_accuracy"]["mean"],
+        "epsilon": "" if cell["epsilon"] is None else _epsilon(cell["epsilon"]),
+        "seconds": _seconds(cell["seconds"]["mean"]),
+    }
+
+
+def _known(value: float | None) -> object:
+    return "" if value is None else value
+
+
 def interval_text(
     mean: float | None,
     interval: Sequence[float] | None,
@@ -310,12 +346,14 @@ def _against(one: Mapping, name: str) -> dict[str, object]:
     }
 
 
-def _sparse_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table of the columns that some row has; the others' cells say "not run"."""
+def _sparse_table(
+    rows: Sequence[Mapping[str, object]], missing: str = "not run"
+) -> str:
+    """A table of the columns that some row has; others' cells say that one misses."""
     longest = max(rows, key=len)
     names = [*longest, *(name for row in rows for name in row if name not in longest)]
     names = list(dict.fromkeys(names))
-    return table(names, [[row.get(name, "not run") for name in names] for row in rows])
+    return table(names, [[row.get(name, missing) for name in names] for row in rows])
 
 
 def _by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
