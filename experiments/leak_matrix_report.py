@@ -225,9 +225,9 @@ def _of_attack(cells: Cells, directory: RunDirectory) -> html.Section:
             "and the class counts that the pictures show best; judge share and reached "
             "as explained below."
         )
-    table = ("By defence", ["defence", measure, *_COLUMNS, "runs"], rows)
+    table = ("By defence", ["defence", measure, *_COLUMNS], rows)
     return html.Section(
-        cells[0]["attack_title"], text, figures=pictures, tables=[table], wide=True
+        cells[0]["attack_title"], text, figures=pictures, tables=[table]
     )
 
 
@@ -243,7 +243,6 @@ def _row(cell: Mapping[str, Any]) -> list[object]:
         _mean(cell["task_accuracy"]),
         "none" if epsilon is None else f"{float(epsilon):.3g}",
         _mean(cell["seconds"], 0, "unknown"),
-        html.Linked("", _links(cell)),
     ]
 
 

@@ -185,7 +185,8 @@ def frontier(
     preferable in both.
 
     Args:
-      points: by name (x, y, the interval of y or None).
+      points: by name (x, y, the interval of y or None); y is 0 where nothing is lost
+        and about 1 where all is. Intervals that go far beyond the points are cut.
       xlabel: of what should be large.
       ylabel: of what should be small.
 
@@ -196,7 +197,7 @@ def frontier(
         raise errors.InputError(
             "There is no point to draw; expected at least one; let one run end well."
         )
-    drawn = figure.Figure(figsize=(7.6, 3.8), layout="constrained")
+    drawn = figure.Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = drawn.add_subplot()
     best = [points[name][:2] for name in undominated(points)]
     axes.step(*zip(*best, strict=True), where="pre", color=_INK, linestyle=(0, (6, 3)))
@@ -216,7 +217,12 @@ def frontier(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _style(axes)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
-    drawn.legend(loc="outside right", frameon=False, labelcolor=_INK, fontsize=9)
+    ys = [0.0, 1.0, *(y for _, y, _ in points.values())]
+    margin = 0.1 * (max(ys) - min(ys))
+    axes.set_ylim(min(ys) - margin, max(ys) + margin)
+    drawn.legend(
+        loc="outside lower left", ncols=2, frameon=False, labelcolor=_INK, fontsize=8
+    )
     return drawn
 
 
