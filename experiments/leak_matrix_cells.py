@@ -172,11 +172,16 @@ def _client_gan(preset: str, quick: tuple[str, ...]) -> Attack:
     )
 
 
-def _update_attack(name: str, title: str, measure: Measure, dataset: str) -> Attack:
+def _update_attack(
+    name: str,
+    title: str,
+    flags: tuple[str, ...],
+    measure: Measure = Measure.RECOVERED,
+) -> Attack:
     return Attack(
         name,
         title,
-        Program(UPDATE_ATTACKS, flags=(f"--attack={name}", f"--dataset={dataset}")),
+        Program(UPDATE_ATTACKS, flags=(f"--attack={name}", *flags)),
         _CURIOUS_SERVER,
         measure,
         works_on_sum=True,
@@ -184,24 +189,27 @@ def _update_attack(name: str, title: str, measure: Measure, dataset: str) -> Att
 
 
 def _update_attacks(dataset: str) -> list[Attack]:
+    data = f"--dataset={dataset}"
     return [
         _update_attack(
             "gradient_inversion",
             "gradient inversion by the server (Zhu et al., Geiping et al.)",
-            Measure.RECOVERED,
-            dataset,
+            (data, "--victims=0,1,2", "--rounds=20"),
         ),
         _update_attack(
             "first_layer",
             "first layer in closed form by the server (Aono et al.)",
-            Measure.RECOVERED,
-            dataset,
+            (data, "--network=mlp", "--classes_per_client=1", "--rounds=20"),
         ),
         _update_attack(
             "membership",
             "membership by the loss (Yeom et al.)",
+            (
+                *(data, "--algorithm=fed_avg", "--clients=40", "--per_class=4"),
+                *("--rounds=30", "--training=learning_rate=0.05,epochs=5"),
+                "--batch_size=8",
+            ),
             Measure.ADVANTAGE,
-            dataset,
         ),
     ]
 
@@ -215,7 +223,7 @@ def _sparse_vector(epsilon: str) -> Defence:
 
 
 def _record_dp(noise: str) -> Defence:
-    settings = f"clip=1,noise_multiplier={noise},sampling=poisson"
+    settings = f"clip=1,noise_multiplier={noise}"
     return Defence(
         f"record_dp_{noise}",
         f"record-level DP (DP-SGD), noise {noise}",
@@ -223,7 +231,7 @@ def _record_dp(noise: str) -> Defence:
             # Clipped gradients are shorter: two and a half times the rate without.
             CLIENT_GAN: (
                 "--training=learning_rate=0.05,batch_size=32",
-                f"--record_dp={settings}",
+                f"--record_dp={settings},sampling=poisson",
             ),
             UPDATE_ATTACKS: (f"--record_dp={settings}",),
         },

@@ -19,7 +19,7 @@ class Scale:
     Attributes:
       attack: of the reconstructions.
       floor: what needs no leak.
-      reference: of real held-out images.
+      reference: of real held-out images, or what else counts as having all.
       window: leading rows and columns that were compared; None for all.
     """
 
@@ -142,19 +142,19 @@ def _of_server_gan(summary: Mapping[str, Any]) -> Figures:
 
 
 def _of_headline(summary: Mapping[str, Any]) -> Figures:
+    """Of an attack on updates, which wants the very images, of SSIM 1 to themselves."""
     headline = summary["headline"]
-    more = {}
-    if "floor" in summary.get("pooled", {}):
-        more = _pooled(summary["pooled"], summary)
-    return Figures(
-        **more
-        | {
-            "leakage": headline["value"],
-            "task_accuracy": headline["task_accuracy"],
-            "epsilon": headline["epsilon"],
-            "seconds": headline["seconds"],
-        }
-    )
+    figures: dict[str, Any] = {}
+    if "pooled" in summary:
+        figures = _pooled(summary["pooled"], summary)
+        figures["scale"] = dataclasses.replace(figures["scale"], reference=1.0)
+    figures |= {
+        "leakage": headline["value"],
+        "task_accuracy": headline["task_accuracy"],
+        "epsilon": headline["epsilon"],
+        "seconds": headline["seconds"],
+    }
+    return Figures(**figures)
 
 
 def _pooled(pooled: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,5 +169,5 @@ def _pooled(pooled: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, 
             tuple(window) if window else None,
         ),
         "judge_share": pooled["attack"]["judge_share"],
-        "reached": pooled["reached_all"],
+        "reached": pooled.get("reached_all"),  # Not of attacks on updates.
     }

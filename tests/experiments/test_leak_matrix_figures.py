@@ -74,7 +74,7 @@ def test_a_known_key_has_the_undefended_scale_and_a_guessed_one_its_own():
     assert guessed.reached is True
 
 
-def test_a_headline_counts_and_takes_the_scale_that_stands_beside_it():
+def test_a_headline_without_pictures_stands_by_itself():
     headline = {
         "measure": "advantage",
         "value": 0.2,
@@ -85,11 +85,21 @@ def test_a_headline_counts_and_takes_the_scale_that_stands_beside_it():
     run = figures.read({"experiment": "update_attacks", "headline": headline})
     assert (run.leakage, run.epsilon, run.scale) == (0.2, 3.5, None)
     assert figures.leakage(run, None) == 0.2
-    with_pictures = figures.read(
-        {"headline": headline, "pooled": pooled(0.6, 0.4, recovered=0.47)}
-    )
-    undefended = figures.read({"headline": headline, "pooled": pooled(0.76, 0.51)})
-    assert figures.leakage(with_pictures, undefended) == pytest.approx(0.09 / 0.32)
+
+
+def test_an_attack_on_updates_wants_the_images_themselves():
+    """Of SSIM 1: other real images of the class are part of its floor."""
+    headline = {"value": 0.5, "task_accuracy": 0.7, "epsilon": None, "seconds": 9.0}
+
+    def run(attack, floor):
+        of_run = pooled(attack, floor)
+        del of_run["reached_all"]
+        return figures.read({"headline": headline, "pooled": of_run})
+
+    undefended = run(0.8, 0.6)
+    assert figures.leakage(undefended, undefended) == pytest.approx(0.2 / 0.4)
+    assert figures.leakage(run(0.7, 0.2), undefended) == pytest.approx(0.1 / 0.4)
+    assert undefended.reached is None
 
 
 def test_over_seeds():
