@@ -141,7 +141,7 @@ def leak_matrix(summaries: Sequence[Mapping]) -> str:
         {
             "attack": cell["attack"],
             "defence": cell["defence_title"],
-            **(_cell_figures(cell) if cell["runs"] else {}),
+            **_cell_figures(cell),
             "note": f"{cell['status'].replace('_', ' ')}: {cell['reason']}"
             if cell["reason"]
             else "",
@@ -153,7 +153,9 @@ def leak_matrix(summaries: Sequence[Mapping]) -> str:
 
 
 def _cell_figures(cell: Mapping) -> dict[str, object]:
-    """The figures of a cell of a leak matrix, means over its seeds."""
+    """The figures of a cell of a leak matrix, means over its seeds, if it has any."""
+    if not any(not run["error"] for run in cell["runs"]):
+        return {}
     reached = f"{cell['reached']} of {cell['leakage']['seeds']}"
     judged = cell["judge_share"]["mean"]
     return {
