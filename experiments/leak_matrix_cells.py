@@ -156,9 +156,6 @@ _IN_TURNS = (
     "participants train in turns: the sum of a cohort of one is its participant's "
     "update, and the next one downloads it anyway"
 )
-_NOISE_AFTER_ROWS = (
-    "the server itself adds the noise, after it has seen each client's update"
-)
 
 
 def _client_gan(preset: str, quick: tuple[str, ...]) -> Attack:
@@ -175,13 +172,13 @@ def _client_gan(preset: str, quick: tuple[str, ...]) -> Attack:
 def _update_attack(
     name: str,
     title: str,
-    flags: tuple[str, ...],
+    program: Program,
     measure: Measure = Measure.RECOVERED,
 ) -> Attack:
     return Attack(
         name,
         title,
-        Program(UPDATE_ATTACKS, flags=(f"--attack={name}", *flags)),
+        program,
         _CURIOUS_SERVER,
         measure,
         works_on_sum=True,
@@ -189,26 +186,27 @@ def _update_attack(
 
 
 def _update_attacks(dataset: str) -> list[Attack]:
-    data = f"--dataset={dataset}"
+    # As many clients as user-level DP wants at least, for all to be comparable.
+    shared = (f"--dataset={dataset}", "--clients=40")
+
+    def program(preset: str, *flags: str) -> Program:
+        return Program(UPDATE_ATTACKS, preset, (*shared, *flags))
+
     return [
         _update_attack(
             "gradient_inversion",
-            "gradient inversion by the server (Zhu et al., Geiping et al.)",
-            (data, "--victims=0,1,2", "--rounds=20"),
+            "gradient inversion by the server (Zhu et al.)",
+            program("inversion_digits", "--victims=0,1,2,3"),
         ),
         _update_attack(
             "first_layer",
             "first layer in closed form by the server (Aono et al.)",
-            (data, "--network=mlp", "--classes_per_client=1", "--rounds=20"),
+            program("first_layer_digits", "--victims=0,1,2,3,4,5,6,7,8,9"),
         ),
         _update_attack(
             "membership",
             "membership by the loss (Yeom et al.)",
-            (
-                *(data, "--algorithm=fed_avg", "--clients=40", "--per_class=4"),
-                *("--rounds=30", "--training=learning_rate=0.05,epochs=5"),
-                "--batch_size=8",
-            ),
+            program("membership_digits"),
             Measure.ADVANTAGE,
         ),
     ]
@@ -240,12 +238,26 @@ def _record_dp(noise: str) -> Defence:
 
 
 def _local_dp(noise: str) -> Defence:
-    flag = f"--local_dp=clip=1,noise_multiplier={noise}"
+    def flag(clip: str) -> tuple[str, ...]:
+        return (f"--local_dp=clip={clip},noise_multiplier={noise}",)
+
     return Defence(
         f"local_dp_{noise}",
         f"local DP of the update, noise {noise}",
-        {CLIENT_GAN: (flag,), UPDATE_ATTACKS: (flag,)},
+        {CLIENT_GAN: flag("0.5"), UPDATE_ATTACKS: flag("1")},
         View.NOISED_ROWS,
+    )
+
+
+def _user_dp(noise: str) -> Defence:
+    return Defence(
+        f"user_dp_{noise}",
+        f"user-level DP at the server, noise {noise}",
+        {
+            CLIENT_GAN: "participants upload to a parameter server, one at a time: "
+            "there is no cohort to hide among",
+            UPDATE_ATTACKS: (f"--user_dp=clip=0.5,noise_multiplier={noise}",),
+        },
     )
 
 
@@ -268,17 +280,9 @@ def _defences(keys: Program) -> list[Defence]:
             {CLIENT_GAN: ("--sharing=upload_fraction=0.1",)},
         ),
         *map(_sparse_vector, ("100", "10", "0.01")),
-        *map(_record_dp, ("0.6", "1.1", "2", "4")),
-        *map(_local_dp, ("0.01", "0.1", "1")),
-        Defence(
-            "user_dp",
-            "user-level DP at the server, noise 1",
-            {
-                CLIENT_GAN: "participants upload to a parameter server, one at a time: "
-                "there is no cohort to hide among",
-                UPDATE_ATTACKS: ("--user_dp=clip=1,noise_multiplier=1",),
-            },
-        ),
+        *map(_record_dp, ("0.1", "0.6", "1.1", "2", "4")),
+        *map(_local_dp, ("0.003", "0.01", "0.03", "0.1")),
+        *map(_user_dp, ("0.3", "1")),
         _class_keys("known", "has the right one: the positive control", keys),
         _class_keys("random", "draws one at random", keys),
         _class_keys("embeddings:20", "estimates one from the fetched model", keys),
@@ -310,7 +314,7 @@ _QUICK_DEFENCES = (
     "selective_sharing",
     "sparse_vector_10",
     "record_dp_1.1",
-    "local_dp_0.1",
+    "local_dp_0.03",
     "keys_random",
     "secure_aggregation",
 )

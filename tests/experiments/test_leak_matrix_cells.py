@@ -92,12 +92,12 @@ def test_what_a_server_sees_is_the_defences():
     inversion = matrix.attacks["gradient_inversion"]
     views = {
         name: cells.threat_under(inversion, matrix.defences[name]).view
-        for name in ("none", "record_dp_2", "local_dp_1", "secure_aggregation")
+        for name in ("none", "record_dp_2", "local_dp_0.1", "secure_aggregation")
     }
     assert views == {
         "none": View.ROWS,
         "record_dp_2": View.NOISED_ROWS,
-        "local_dp_1": View.NOISED_ROWS,
+        "local_dp_0.1": View.NOISED_ROWS,
         "secure_aggregation": View.SUM,
     }
 
