@@ -13,6 +13,7 @@ cluster ends, Ray ends the workers, and the kernel their commands.
 """
 
 import contextlib
+import os
 import pathlib
 import signal
 import socket
@@ -81,10 +82,11 @@ def _check_answers(address: str) -> None:
 
 def _connect(ray: ModuleType, address: str) -> None:
     ends_cleanly = signal.getsignal(signal.SIGTERM)
+    # Workers import this project from where it is here.
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     ray.init(
         address=address,
-        # Workers import this project from where it is here.
-        runtime_env={"env_vars": {"PYTHONPATH": str(_ROOT)}},
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
         log_to_driver=False,
         logging_level="ERROR",
     )
