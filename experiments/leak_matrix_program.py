@@ -252,6 +252,7 @@ def _summary(
         "attack_title": cell.attack.title,
         "defence": cell.defence.name,
         "defence_title": cell.defence.title,
+        "family": cell.defence.family or cell.defence.name,
         "measure": cell.attack.measure.value,
         "status": cell.status.value,
         "reason": cell.reason,

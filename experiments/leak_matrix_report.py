@@ -16,7 +16,7 @@ ACCURACY_LOSS = 0.05
 _HEADLINES = {
     "leak": "An attack that no defence stops",
     "partial": "Stopped, at a price",
-    "none": "Every attack can be stopped",
+    "none": "Each attack was stopped by some defence",
     "undefined": "Not decided",
 }
 _WORDS = {
@@ -33,7 +33,10 @@ _COLUMNS = (
     "seconds a run",
 )
 
+_BREAK = "\n\n"  # between paragraphs
+
 Cells = Sequence[Mapping[str, Any]]
+"""Dictionaries of `leak_matrix_program.collect`."""
 
 
 def write_report(summary: Mapping[str, Any], directory: RunDirectory) -> str:
@@ -67,15 +70,12 @@ def write_report(summary: Mapping[str, Any], directory: RunDirectory) -> str:
     return f"{_HEADLINES[kind]}: {text.split(_BREAK)[0]}"
 
 
-_BREAK = "\n\n"
-
-
 def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     """Says in plain language which attacks are stopped, and what that costs.
 
-    An attack is stopped where what leaks is below `html.PARTIAL_FROM`, and a defence
-    has kept the task accuracy that is at most `ACCURACY_LOSS` below that without one;
-    means over seeds.
+    An attack is stopped where what leaks is below `html.PARTIAL_FROM`, before all
+    measured adversaries of a defence's family, and a defence has kept the task accuracy
+    that is at most `ACCURACY_LOSS` below that without one; means over seeds.
 
     Returns:
       (text, kind). 'leak' when an attack works that no measured defence stops,
@@ -112,7 +112,8 @@ def _attack_verdict(cells: Cells) -> tuple[str, str]:
     begin += f", at a task accuracy of {accuracy:.2f}."
     if not measured:
         return f"{begin} No defence was measured.", "undefined"
-    stopped = [c for c in measured.values() if c["leakage"]["mean"] < PARTIAL_FROM]
+    through = {c["family"] for c in measured.values() if not _stops(c)}
+    stopped = [c for c in measured.values() if c["family"] not in through]
     if not stopped:
         return f"{begin} No measured defence stops it.", "leak"
     kept = [
@@ -126,6 +127,10 @@ def _attack_verdict(cells: Cells) -> tuple[str, str]:
         f"{begin} Stopped only where accuracy is lost: {_listed(stopped)}.",
         "partial",
     )
+
+
+def _stops(cell: Mapping[str, Any]) -> bool:
+    return cell["leakage"]["mean"] < PARTIAL_FROM
 
 
 def _listed(cells: Cells) -> str:

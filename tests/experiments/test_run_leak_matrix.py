@@ -1,5 +1,6 @@
 """The matrix of fake attacks: plan, failures, resuming, the report and bad input."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -44,9 +45,9 @@ MATRIX = Matrix(
 )
 
 
-def _plan(**changes):
+def _plan(matrix=MATRIX, **changes):
     wanted = {"attacks": [], "defences": [], "seeds": [0], "threads": 1, "quick": False}
-    return program.build_plan(MATRIX, **wanted | changes)
+    return program.build_plan(matrix, **wanted | changes)
 
 
 def test_commands_of_a_plan():
@@ -186,6 +187,24 @@ def test_verdict(tmp_path, bare, defended, accuracy, kind):
     text, found_kind = leak_matrix_report.verdict(found)
     assert found_kind == kind
     assert text.startswith("Attack one: recovered ")
+
+
+def test_a_defence_stops_what_no_adversary_of_its_family_gets_through(tmp_path):
+    def adversary(name):
+        return dataclasses.replace(MATRIX.defences["noise"], name=name, family="keys")
+
+    def found(leak, folder):
+        summaries = {
+            "one/none/0": _summary(0.8, 0.9),
+            "one/random/0": _summary(0.5, 0.9),
+            "one/searched/0": _summary(leak, 0.9),
+        }
+        rows = [MATRIX.defences["none"], *map(adversary, ("random", "searched"))]
+        matrix = dataclasses.replace(MATRIX, defences={row.name: row for row in rows})
+        return leak_matrix_report.verdict(_collected(folder, summaries, matrix=matrix))
+
+    assert found(0.5, tmp_path / "0")[1] == "none"
+    assert found(0.7, tmp_path / "1")[1] == "leak"
 
 
 _BINARY = """
