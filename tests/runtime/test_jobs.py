@@ -148,9 +148,12 @@ _SCHEDULER = """
 import pathlib, sys
 from tff_leak.runtime import jobs, signals
 folder = pathlib.Path(sys.argv[1])
-code = "import os, pathlib, sys, time\\n"
-code += "pathlib.Path(sys.argv[1]).with_suffix('.pid').write_text(str(os.getpid()))\\n"
-code += "time.sleep(100)\\n"
+code = "import os, pathlib, signal, sys, time\\n"
+code += "place = pathlib.Path(sys.argv[1])\\n"
+code += "def leave(*_): place.with_suffix('.left').touch(); sys.exit(143)\\n"
+code += "signal.signal(signal.SIGTERM, leave)\\n"
+code += "place.with_suffix('.pid').write_text(str(os.getpid()))\\n"
+code += "for _ in range(2000): time.sleep(0.05)\\n"
 some = [
     jobs.Job(name, ("-c", code), folder, folder / name, folder / f"{name}.json",
              (str(folder / name),))
@@ -195,6 +198,9 @@ def test_no_process_outlives_an_interrupted_scheduler(tmp_path, signum):
     assert scheduler.wait(timeout=30) != 0
     assert all(_is_gone(pid) for pid in pids)
     assert not (tmp_path / "c.pid").exists()
+    # They were asked to end, where there was somebody left to ask.
+    left = [path.with_suffix(".left").exists() for path in files]
+    assert left == [signum != signal.SIGKILL] * 2
 
 
 def test_the_scheduler_needs_no_tensorflow():
