@@ -93,7 +93,7 @@ def build_plan(
       matrix: to choose from.
       attacks: names; empty for all, or all of a quick matrix.
       defences: the same; no defence is among them.
-      seeds: at least one, each once.
+      seeds: at least one, from 0, each once.
       threads: of each run.
       quick: whether runs are made short.
 
@@ -108,10 +108,10 @@ def build_plan(
             f"--defences is {','.join(defences)!r}: expected {NO_DEFENCE.name} among "
             "them, whose runs give the others their floor and reference; add it"
         )
-    if not seeds or len(set(seeds)) < len(seeds):
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError(
-            f"--seeds is {','.join(map(str, seeds))!r}: expected at least one number, "
-            "each once; correct the list"
+            f"--seeds is {','.join(map(str, seeds))!r}: expected numbers from 0, at "
+            "least one and each once; correct the list"
         )
     cells = {
         (attack.name, defence.name): _cell(attack, defence, quick)

@@ -87,6 +87,7 @@ def test_jobs_are_those_that_can_run_seed_by_seed(tmp_path):
         ({"defences": ["noise"]}, "expected none among them"),
         ({"seeds": []}, "--seeds is ''"),
         ({"seeds": [1, 1]}, "--seeds is '1,1'"),
+        ({"seeds": [0, -1]}, "--seeds is '0,-1'"),
     ],
 )
 def test_bad_choices(changes, named):
