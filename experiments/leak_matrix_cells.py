@@ -198,7 +198,7 @@ def _update_attacks(dataset: str) -> list[Attack]:
     return [
         _update_attack(
             "gradient_inversion",
-            "gradient inversion by the server (Zhu et al.)",
+            "Gradient inversion by the server (Zhu et al.)",
             # At the preset's rate the mean of forty unclipped gradients diverges.
             program(
                 "inversion_digits", "--victims=0,1,2,3", "--training=learning_rate=0.1"
@@ -206,12 +206,12 @@ def _update_attacks(dataset: str) -> list[Attack]:
         ),
         _update_attack(
             "first_layer",
-            "first layer in closed form by the server (Aono et al.)",
+            "First layer in closed form by the server (Aono et al.)",
             program("first_layer_digits", "--victims=0,1,2,3,4,5,6,7,8,9"),
         ),
         _update_attack(
             "membership",
-            "membership by the loss (Yeom et al.)",
+            "Membership by the loss (Yeom et al.)",
             program("membership_digits"),
             Measure.ADVANTAGE,
         ),

@@ -276,7 +276,7 @@ def _summary(
             key: figures.over_seeds([run[key] for run in measured])
             for key in ("leakage", "control", "task_accuracy", "judge_share", "seconds")
         },
-        "reached": sum(run["reached"] is True for run in measured),
+        "reached": _count([run["reached"] for run in measured]),
         "epsilon": _largest_epsilon([run["epsilon"] for run in measured]),
     }
 
@@ -300,6 +300,12 @@ def _run(
         "leakage": figures.leakage(own, undefended),
         "own_leakage": own.leakage,
     }
+
+
+def _count(values: Sequence[bool | None]) -> int | None:
+    """How many are true; None where none is defined."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _largest_epsilon(values: Sequence[float | str | None]) -> float | str | None:

@@ -33,6 +33,7 @@ _COLUMNS = (
     "seconds a run",
 )
 
+_WORST_FIRST = ("leak", "partial", "undefined", "none")
 _BREAK = "\n\n"  # between paragraphs
 
 Cells = Sequence[Mapping[str, Any]]
@@ -81,13 +82,10 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
       (text, kind). 'leak' when an attack works that no measured defence stops,
       'partial' when one is only stopped where accuracy is lost, 'undefined' when one
       was not measured or leaks nothing undefended, otherwise 'none': the worst of all
-      attacks.
+      attacks, of which the text tells first.
     """
     found = [_attack_verdict(_column(summary["cells"], n)) for n in summary["attacks"]]
-    kinds = [kind for _, kind in found]
-    worst = next(
-        kind for kind in ("leak", "partial", "undefined", "none") if kind in kinds
-    )
+    found.sort(key=lambda one: _WORST_FIRST.index(one[1]))
     caveat = (
         f"Stopped: less than {PARTIAL_FROM:g} leaks, in the mean over seeds. No attack "
         "was tuned to a defence: an adversary that adapts may do better."
@@ -95,7 +93,7 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     failed = summary["counts"][Status.FAILED.value]
     if failed:
         caveat += f" Failed cells: {failed}, listed below with their reasons."
-    return _BREAK.join([*(text for text, _ in found), caveat]), worst
+    return _BREAK.join([*(text for text, _ in found), caveat]), found[0][1]
 
 
 def _attack_verdict(cells: Cells) -> tuple[str, str]:
@@ -222,7 +220,8 @@ def _of_attack(cells: Cells, directory: RunDirectory) -> html.Section:
     text = (
         "Task accuracy is the shared model's on held-out images; epsilon the most "
         "exposed participant's, largest of the seeds, at its run's delta. Epsilons of "
-        "different mechanisms protect different things and do not compare."
+        "different mechanisms protect different things and do not compare. With class "
+        "keys another model is trained, whose accuracy differs for that as well."
     )
     if measure == Measure.RECOVERED.value:
         text += (
@@ -244,7 +243,7 @@ def _row(cell: Mapping[str, Any]) -> list[object]:
         interval_text(**cell["leakage"]),
         _mean(cell["control"]),
         _mean(cell["judge_share"]),
-        f"{cell['reached']} of {len(runs)}",
+        "" if cell["reached"] is None else f"{cell['reached']} of {len(runs)}",
         _mean(cell["task_accuracy"]),
         "none" if epsilon is None else f"{float(epsilon):.3g}",
         _mean(cell["seconds"], 0, "unknown"),

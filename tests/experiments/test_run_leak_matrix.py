@@ -104,11 +104,11 @@ def _summary(ssim, accuracy, floor=0.5, epsilon=None):
         "seconds": 10.0,
         "visible_window": [28, 28],
         "pooled": {
+            "reached_all": ssim == 0.6,
             "recovered": 0.99,
             "attack": {"ssim": ssim, "judge_share": 0.5},
             "floor": {"value": floor},
             "reference": {"ssim": 0.9},
-            "reached_all": False,
         },
     }
 
@@ -146,6 +146,8 @@ def test_what_is_collected(tmp_path):
     assert noise["task_accuracy"]["mean"] == pytest.approx(0.7)
     assert noise["epsilon"] == 3.0 and none["epsilon"] is None
     assert noise["runs"][0]["own_leakage"] == 0.99
+    assert noise["reached"] == 1
+    assert program._count([None, None]) is None
     assert (keys["status"], keys["reason"]) == ("failed", "seed 0: it broke")
     assert keys["leakage"] == {
         "mean": pytest.approx(0.5), "interval": None, "seeds": 1

@@ -156,13 +156,14 @@ def _cell_figures(cell: Mapping) -> dict[str, object]:
     """The figures of a cell of a leak matrix, means over its seeds, if it has any."""
     if not any(not run["error"] for run in cell["runs"]):
         return {}
-    reached = f"{cell['reached']} of {cell['leakage']['seeds']}"
-    judged = cell["judge_share"]["mean"]
+    reached = cell["reached"]
+    if reached is not None:
+        reached = f"{reached} of {cell['leakage']['seeds']}"
     return {
         "leaks": f"{cell['measure']} {interval_text(**cell['leakage'])}",
         "control's": _known(cell["control"]["mean"]),
-        "judge share": _known(judged),
-        "reached": "" if judged is None else reached,
+        "judge share": _known(cell["judge_share"]["mean"]),
+        "reached": _known(reached),
         "task accuracy": cell["task_accuracy"]["mean"],
         "epsilon": "" if cell["epsilon"] is None else _epsilon(cell["epsilon"]),
         "seconds": _seconds(cell["seconds"]["mean"]),
