@@ -49,4 +49,7 @@ setuptools.setup(
         "tensorflow-federated>=0.87",
         "tqdm",
     ],
+    # Leak matrices on a cluster (tff_leak/runtime/ray_jobs.py). Tried: 2.52.1, the last
+    # that takes the lock's `packaging`, and 2.60.
+    extras_require={"ray": ["ray>=2.52"]},
 )

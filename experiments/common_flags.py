@@ -7,15 +7,14 @@ from typing import Any
 
 from absl import flags
 
-from tff_leak.errors import InputError
+from experiments import place_flags
+from experiments.place_flags import DATA_DIR, OUTPUT_DIR
 from tff_leak.runtime import runtimes
 
-OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Run directory: made, or gone on with."
-)
-DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "TFDS data directory; default: TFDS_DATA_DIR, then TFDS's own."
-)
+__all__ = ["DATA_DIR", "OUTPUT_DIR", "SEED", "config", "start", "use_runtime"]
+
+# --help shows them as well.
+flags.adopt_module_key_flags(place_flags)
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _THREADS = flags.DEFINE_integer(
     "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
@@ -44,11 +43,7 @@ def start(example: str) -> int:
       InputError: if there is no run directory.
     """
     threads = runtimes.use_threads(_THREADS.value)
-    if not OUTPUT_DIR.value:
-        raise InputError(
-            "--output_dir is missing: expected a directory for the run; for example "
-            f"--output_dir={example}"
-        )
+    place_flags.check(example)
     return threads
 
 

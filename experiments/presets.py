@@ -9,8 +9,10 @@ privacy, is another experiment.
 # bazel: dep = experiments.run_client_gan
 # bazel: dep = experiments.run_dssgd
 # bazel: dep = experiments.run_key_protected
+# bazel: dep = experiments.run_leak_matrix
 # bazel: dep = experiments.run_model_inversion
 # bazel: dep = experiments.run_server_gan
+# bazel: dep = experiments.place_flags
 
 import ast
 import dataclasses
@@ -41,6 +43,7 @@ BINARIES = {
     "client_gan": "run_client_gan",
     "dssgd": "run_dssgd",
     "key_protected": "run_key_protected",
+    "leak_matrix": "run_leak_matrix",
     "model_inversion": "run_model_inversion",
     "server_gan": "run_server_gan",
 }
@@ -70,7 +73,11 @@ _OTHER_SETTINGS = {
     ("server_gan", "attack"): ServerGan,
 }
 # What a run may choose without being another experiment.
-_FREE = {"output_dir", "data_dir", "seed", "threads"}
+_FREE = {
+    *("output_dir", "data_dir", "seed", "threads"),
+    *("workers", "threads_per_job", "ray_address"),
+}
+_SHARED_FLAGS = ("place_flags", "common_flags")
 
 
 def read(preset: pathlib.Path) -> dict[str, str]:
@@ -94,7 +101,8 @@ def read(preset: pathlib.Path) -> dict[str, str]:
 
 def flag_sources(binary: str) -> str:
     """Returns the text of the modules that define a binary's flags."""
-    names = ("common_flags", binary)
+    shared = ("place_flags",) if binary == "run_leak_matrix" else _SHARED_FLAGS
+    names = (*shared, binary)
     paths = [pathlib.Path(__file__).with_name(f"{name}.py") for name in names]
     return "\n".join(path.read_text(encoding="utf-8") for path in paths)
 

@@ -59,6 +59,10 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
             f"--preset is {preset!r}: expected one of {', '.join(known)}; correct it"
         )
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    figures = json.loads(summary.read_text(encoding="utf-8"))
+    if config["experiment"] == "leak_matrix":
+        # It may have grown since it was begun, and has its seeds in one summary.
+        config |= {"seeds": figures["seeds"], "seed": "all_seeds"}
     _check_is_preset(run, config, path)
     aimed = config["experiment"] in ("client_gan", "key_protected")
     if aimed and config["targets"] and "targets" not in presets.read(path):
@@ -66,10 +70,10 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
-    figures = json.loads(summary.read_text(encoding="utf-8"))
     # With the commit and every setting: what was run, not what a preset says today;
     # but not where somebody's files lie.
-    config.pop("data_dir", None)
+    for place in ("data_dir", "ray_address"):
+        config.pop(place, None)
     for kept, name in ((figures, "summary.json"), (config, "config.json")):
         kept = kept | {"dataset": _without_folder(kept["dataset"])}
         atomic_write_json(target / name, kept)
@@ -97,6 +101,8 @@ def _pictures(figures: pathlib.Path) -> dict[str, pathlib.Path]:
     overviews = [path for path in overviews if path.exists()]
     if overviews:
         chosen["picture.png"] = overviews[0]
+    for path in sorted(figures.glob("frontier_*.png")):
+        chosen[f"picture_{path.name}"] = path
     for name in _CURVES:
         if (figures / f"{name}.png").exists():
             chosen[f"picture_{name}.png"] = figures / f"{name}.png"

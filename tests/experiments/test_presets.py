@@ -23,6 +23,8 @@ def _binary(preset: pathlib.Path) -> str:
         return "run_key_protected"
     if preset.stem.startswith("mgan"):
         return "run_server_gan"
+    if preset.stem.startswith("leak_matrix"):
+        return "run_leak_matrix"
     return "run_model_inversion" if "_mi_" in preset.stem else "run_client_gan"
 
 
@@ -69,6 +71,10 @@ def test_a_quick_one_is_another_preset_made_shorter(preset):
         assert quick.get(key) == whole.get(key)
     for key in ("study", "adversaries", "keys", "angle", "mode", "server", "clients"):
         assert quick.get(key) == whole.get(key)
+    if "matrix" in whole:  # Its runs are shorter; test_leak_matrix_cells has them.
+        assert quick["matrix"] == whole["matrix"]
+        assert (quick.get("quick"), whole.get("quick")) == ("true", None)
+        return
     if "geometry" in whole:  # Keys alone have no rounds.
         trials = [presets.Geometry(**_geometry(one)).trials for one in (quick, whole)]
         assert trials[0] < trials[1]
@@ -89,7 +95,9 @@ def test_presets_that_the_readme_names_are_there():
     assert len(keys) > 8
     servers = set(re.findall(r"`(mgan_\w+)`", readme))
     assert len(servers) > 2
-    named |= keys | servers
+    matrices = set(re.findall(r"`(leak_matrix_\w+)`", readme))
+    assert len(matrices) > 2
+    named |= keys | servers | matrices
     assert named <= {path.stem for path in CONFIGS}
 
 
@@ -240,6 +248,20 @@ def test_targets_that_a_preset_names_are_the_runs():
     preset = presets.CONFIGS / "hitaj_fig10_small.flags"
     config = _config(sharing={}, attack={"generator_steps": 20})
     assert any("targets=2" in text for text in presets.differences(preset, config))
+
+
+def test_a_leak_matrix_may_run_anywhere_but_not_with_other_seeds():
+    preset = presets.CONFIGS / "leak_matrix_digits_quick.flags"
+    config = {"experiment": "leak_matrix", "matrix": "digits", "quick": True}
+    config |= {"seeds": [0, 1], "attacks": [], "defences": []}
+    config |= {"workers": 7, "threads_per_job": 2, "ray_address": "auto"}
+    assert presets.differences(preset, config) == []
+    for changes, named in (
+        ({"seeds": [0]}, "seeds=0, expected 0,1"),
+        ({"quick": False}, "quick=False, expected true"),
+        ({"defences": ["none"]}, "defences=none, expected "),
+    ):
+        assert presets.differences(preset, config | changes) == [named]
 
 
 def test_a_server_gan_is_compared_with_the_settings_of_its_mode():

@@ -141,3 +141,24 @@ def test_where_an_image_folder_lies_is_not_published(presets, tmp_path, monkeypa
     for name in ("summary.json", "config.json"):
         kept = json.loads((root / "folder/4" / name).read_text())
         assert kept["dataset"] == "image_folder:horses"
+
+
+def test_a_leak_matrix_is_published_with_all_its_seeds(presets, tmp_path, monkeypatch):
+    (presets / "matrix.flags").write_text("# All.\n--matrix=digits\n--seeds=0,1\n")
+    run = tmp_path / "run"
+    (run / "figures").mkdir(parents=True)
+    # Begun with one seed; there is no `seed`.
+    config = {"experiment": "leak_matrix", "dataset": "digits", "matrix": "digits"}
+    config |= {"seeds": [0], "quick": False, "attacks": [], "defences": []}
+    (run / "config.json").write_text(json.dumps(config | {"ray_address": "host:1"}))
+    summary = {"dataset": "digits", "seeds": [0, 1], "cells": []}
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "figures" / "frontier_client_gan.png").write_bytes(b"plot")
+    root = tmp_path / "results"
+    files = _published(presets, root, run, "matrix", monkeypatch)
+    assert files == ["matrix/all_seeds/picture_frontier_client_gan.png"]
+    kept = json.loads((root / "matrix/all_seeds/config.json").read_text())
+    assert kept["seeds"] == [0, 1] and "ray_address" not in kept
+    (run / "summary.json").write_text(json.dumps(summary | {"seeds": [0]}))
+    with pytest.raises(InputError, match="seeds=0, expected 0,1"):
+        _published(presets, root, run, "matrix", monkeypatch)

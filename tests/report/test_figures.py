@@ -141,3 +141,36 @@ def test_bad_input():
         figures.curves({}, "loss")
     with pytest.raises(errors.InputError, match="3 xs and 2 ys"):
         figures.curves({"a": ([1, 2, 3], [1, 2])}, "loss")
+
+
+def test_the_frontier_is_what_no_other_point_beats():
+    points = {
+        "bare": (0.9, 0.8, None),
+        "cheap": (0.9, 0.3, None),
+        "strong": (0.6, 0.0, None),
+        "worse": (0.6, 0.2, None),
+        "twin": (0.6, 0.0, None),
+    }
+    assert figures.undominated(points) == ["strong", "twin", "cheap"]
+
+
+def test_the_frontier_joins_points_and_cuts_long_intervals():
+    points = {
+        "none": (0.9, 0.8, (0.7, 0.9)),
+        "noise": (0.6, 0.1, (-20.0, 20.2)),
+        "keys": (0.8, 0.3, None),
+    }
+    drawn = figures.frontier(points, "task accuracy", "recovered")
+    [axes] = drawn.axes
+    assert -0.2 < axes.get_ylim()[0] < 0 and 1 < axes.get_ylim()[1] < 1.2
+    line = axes.lines[0]
+    assert list(line.get_xdata()) == [0.6, 0.8, 0.9]
+    assert list(line.get_ydata()) == [0.1, 0.3, 0.8]
+    [legend] = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(points)
+    assert decoded(drawn).any()
+
+
+def test_a_frontier_needs_a_point():
+    with pytest.raises(errors.InputError, match="no point to draw"):
+        figures.frontier({}, "x", "y")

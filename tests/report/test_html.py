@@ -280,3 +280,16 @@ def test_numpy_figures_can_be_shown():
 def test_unknown_kind_of_verdict():
     with pytest.raises(errors.InputError, match="expected one of leak, partial"):
         html.render(report(verdict_good="good"))
+
+
+def test_cells_lead_to_other_files_and_a_headline_can_be_given():
+    cell = html.Linked("0.5 <b>", (("seed 0", "cells/a&b/0/report.html"),))
+    table = ("Caption", ["name", "value", "plain"], [["row", cell, 0.25]])
+    sections = [html.Section("Cells", tables=[table])]
+    source = html.render(report(sections=sections, headline="Stopped, at a price"))
+    page = Page(source)
+    assert {"href": "cells/a&b/0/report.html"} in page.all("a")
+    assert "0.5 <b> seed 0" in " ".join(page.text.split())
+    assert "0.250" in page.text
+    assert "Stopped, at a price" in page.text
+    assert "Leak" not in page.text

@@ -50,7 +50,7 @@ def _rows(page, heading):
     """The first table after a heading: dictionaries of its cells by column."""
     section = page.split(f"## {heading}\n")[1].split("## ")[0]
     lines = section.splitlines()
-    table = [line.strip("| ").split(" | ") for line in lines if line[:1] == "|"]
+    table = [line[2:-2].split(" | ") for line in lines if line[:1] == "|"]
     return [dict(zip(table[0], row, strict=True)) for row in table[2:]]
 
 
@@ -192,3 +192,43 @@ def test_a_server_gan_has_a_row_for_each_class(tmp_path):
     assert [float(cell) for cell in cells[13:]] == [0.27, 0.85, 0.55, 0.58]
     assert "| no |" in second
     assert "not run" not in second
+
+
+def _over_seeds(mean, interval=None, seeds=2):
+    return {"mean": mean, "interval": interval, "seeds": seeds}
+
+
+def test_a_leak_matrix_has_a_row_for_each_cell(tmp_path):
+    measured = {
+        "attack": "client_gan",
+        "defence": "noise",
+        "defence_title": "Noise",
+        "measure": "recovered",
+        "status": "measured",
+        "reason": "",
+        "runs": [{"seed": 0, "error": ""}, {"seed": 1, "error": ""}],
+        "leakage": _over_seeds(0.3, [0.1, 0.5]),
+        "control": _over_seeds(None),
+        "judge_share": _over_seeds(0.7),
+        "reached": 1,
+        "task_accuracy": _over_seeds(0.85),
+        "epsilon": 12.345,
+        "seconds": _over_seeds(61.6),
+    }
+    broken = [{"seed": 0, "error": "it broke"}]
+    failed = measured | {"status": "failed", "reason": "it broke", "runs": broken}
+    unfit = {"status": "not_applicable", "reason": "no cohort", "runs": []}
+    summary = {"experiment": "leak_matrix", "seed": "all_seeds"}
+    cells = [measured, failed, measured | unfit]
+    _write(tmp_path, "leak_matrix_digits", summary | {"cells": cells})
+    page = results.render(tmp_path, {})
+    assert "All attacks" not in page
+    rows = _rows(page, "leak_matrix_digits")
+    assert rows[0]["leaks"] == "recovered 0.30 [0.10, 0.50] (2 seeds)"
+    expected = {"reached": "1 of 2", "task accuracy": "0.850", "epsilon": "12.3"}
+    expected |= {"judge share": "0.700", "seconds": "62", "control's": ""}
+    assert rows[0].items() >= expected.items()
+    assert [row["note"] for row in rows] == [
+        *("", "failed: it broke", "not applicable: no cohort"),
+    ]
+    assert rows[1]["leaks"] == rows[2]["leaks"] == ""

@@ -66,3 +66,12 @@ def test_nothing_is_drawn_after_close():
     progress.update(2, {})
     progress.close()
     assert stream.getvalue() == drawn
+
+
+def test_counts_something_else_than_rounds():
+    stream = _Terminal()
+    with Progress(5, "matrix", shown=("failed",), unit="run", stream=stream) as bar:
+        bar.start()
+        bar.update(2, {"failed": 1})
+    last = stream.getvalue().rstrip("\n").rpartition("\r")[2]
+    assert "2/5" in last and "run" in last and "failed=1]" in last

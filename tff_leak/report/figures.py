@@ -23,6 +23,7 @@ _GRID = "#8f96a033"
 # Okabe and Ito's colours, which stay apart for colour-blind readers, without the
 # yellow and the black that vanish on a light or on a dark page.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_MARKERS = "osD^v"
 _DPI = 160
 _GAP = 0.06  # between pictures, as a share of their height
 _PICTURE = 0.72  # width of one picture, inches
@@ -171,6 +172,74 @@ def curves(
             fontsize=9,
         )
     return drawn
+
+
+def frontier(
+    points: Mapping[str, tuple[float, float, tuple[float, float] | None]],
+    xlabel: str,
+    ylabel: str,
+) -> figure.Figure:
+    """What a choice costs against what it gains, e.g. task accuracy against leakage.
+
+    Right and low is good. A dashed line joins the points to which no other is
+    preferable in both.
+
+    Args:
+      points: by name (x, y, the interval of y or None); y is 0 where nothing is lost
+        and about 1 where all is. Intervals that go far beyond the points are cut.
+      xlabel: of what should be large.
+      ylabel: of what should be small.
+
+    Raises:
+      InputError: If there is no point.
+    """
+    if not points:
+        raise errors.InputError(
+            "There is no point to draw; expected at least one; let one run end well."
+        )
+    drawn = figure.Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = drawn.add_subplot()
+    best = [points[name][:2] for name in undominated(points)]
+    axes.step(*zip(*best, strict=True), where="pre", color=_INK, linestyle=(0, (6, 3)))
+    for i, (name, (x, y, interval)) in enumerate(points.items()):
+        bar = None if interval is None else [[y - interval[0]], [interval[1] - y]]
+        axes.errorbar(
+            [x],
+            [y],
+            yerr=bar,
+            color=_COLOURS[i % len(_COLOURS)],
+            marker=_MARKERS[i // len(_COLOURS) % len(_MARKERS)],
+            markersize=7,
+            capsize=3,
+            linestyle="none",
+            label=name,
+        )
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    _style(axes)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+    ys = [0.0, 1.0, *(y for _, y, _ in points.values())]
+    margin = 0.1 * (max(ys) - min(ys))
+    axes.set_ylim(min(ys) - margin, max(ys) + margin)
+    drawn.legend(
+        loc="outside lower left", ncols=2, frameon=False, labelcolor=_INK, fontsize=8
+    )
+    return drawn
+
+
+def undominated(points: Mapping[str, tuple[float, float, object]]) -> list[str]:
+    """Names of the points (x, y, ...) to which no other is preferable, by their x.
+
+    Another is preferable that has no smaller x and no larger y, and differs.
+    """
+    found = [
+        name
+        for name, (x, y, _) in points.items()
+        if not any(
+            other[0] >= x and other[1] <= y and other[:2] != (x, y)
+            for other in points.values()
+        )
+    ]
+    return sorted(found, key=lambda name: points[name][:2])
 
 
 def png(drawn: figure.Figure) -> bytes:

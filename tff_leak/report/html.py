@@ -37,6 +37,19 @@ _HEADLINES = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Linked:
+    """A cell of a table that leads to other files.
+
+    Attributes:
+      text: what it says.
+      links: (text, address relative to the report) pairs, after it.
+    """
+
+    text: str
+    links: Sequence[tuple[str, str]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A part of the report.
 
@@ -46,7 +59,8 @@ class Section:
       figures: (caption, PNG) pairs, shown side by side where there is room. The
         caption also stands in for the picture where it cannot be seen.
       wide: Gives each figure a row of its own.
-      tables: (caption, header, rows); cells are text, numbers, booleans or None.
+      tables: (caption, header, rows); cells are text, numbers, booleans, None or
+        `Linked`.
     """
 
     title: str
@@ -69,6 +83,7 @@ class Report:
       configuration: Every setting of the run; shown folded.
       scores: Similarities by name for the bar chart, e.g. from `scores`; the bars are
         drawn from 0 to 1. Empty draws none.
+      headline: Over the verdict; empty for the word that goes with `verdict_good`.
     """
 
     title: str
@@ -78,6 +93,7 @@ class Report:
     sections: Sequence[Section]
     configuration: Mapping[str, object]
     scores: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    headline: str = ""
 
 
 def render(report: Report) -> str:
@@ -106,7 +122,7 @@ def render(report: Report) -> str:
     template = environment.from_string(source.read_text(encoding="utf-8"))
     return template.render(
         report=report,
-        headline=_HEADLINES[report.verdict_good],
+        headline=report.headline or _HEADLINES[report.verdict_good],
         bars=_bars(report.scores),
         smallest_range=score.SMALLEST_RANGE,
         reached_share=score.REACHED_SHARE,
@@ -315,17 +331,20 @@ def _paragraphs(text: str) -> list[str]:
     return [part.strip() for part in text.split("\n\n") if part.strip()]
 
 
-def _table(rows: Sequence[Sequence[object]]) -> list[list[str]]:
-    """Cells as text; the numbers of a column have equally many digits."""
+def _table(rows: Sequence[Sequence[object]]) -> list[list[Linked]]:
+    """Cells as text, with links; a column's numbers have equally many digits."""
     columns = zip(*rows, strict=True)
     return [list(row) for row in zip(*map(_column, columns), strict=True)]
 
 
-def _column(values: Sequence[object]) -> list[str]:
+def _column(values: Sequence[object]) -> list[Linked]:
     finite = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v)]
     largest = max(finite, default=0.0)
     digits = 3 if largest < 10 else 2 if largest < 100 else 1
-    return [_cell(value, digits) for value in values]
+    return [
+        value if isinstance(value, Linked) else Linked(_cell(value, digits))
+        for value in values
+    ]
 
 
 def _cell(value: object, digits: int = 3) -> str:

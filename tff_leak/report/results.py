@@ -17,6 +17,7 @@ from tff_leak.report.results_tables import (
     client_gan,
     dssgd,
     key_protected,
+    leak_matrix,
     model_inversion,
     overview_row,
     server_gan,
@@ -54,11 +55,12 @@ _TABLES: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "client_gan": client_gan,
     "dssgd": dssgd,
     "key_protected": key_protected,
+    "leak_matrix": leak_matrix,
     "model_inversion": model_inversion,
     "server_gan": server_gan,
 }
 # Without an attack, with several in a run, or with figures of their own.
-_APART = ("dssgd", "key_protected", "server_gan")
+_APART = ("dssgd", "key_protected", "leak_matrix", "server_gan")
 
 
 def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:

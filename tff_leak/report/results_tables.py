@@ -135,6 +135,61 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
     return _sparse_table(rows) + lines
 
 
+def leak_matrix(summaries: Sequence[Mapping]) -> str:
+    """Returns the tables of `run_leak_matrix`: a row a cell with its seeds."""
+    rows = [
+        {
+            "attack": cell["attack"],
+            "defence": cell["defence_title"],
+            **_cell_figures(cell),
+            "note": f"{cell['status'].replace('_', ' ')}: {cell['reason']}"
+            if cell["reason"]
+            else "",
+        }
+        for summary in summaries
+        for cell in summary["cells"]
+    ]
+    return _sparse_table(rows, missing="")
+
+
+def _cell_figures(cell: Mapping) -> dict[str, object]:
+    """The figures of a cell of a leak matrix, means over its seeds, if it has any."""
+    if not any(not run["error"] for run in cell["runs"]):
+        return {}
+    reached = cell["reached"]
+    if reached is not None:
+        reached = f"{reached} of {cell['leakage']['seeds']}"
+    return {
+        "leaks": f"{cell['measure']} {interval_text(**cell['leakage'])}",
+        "control's": _known(cell["control"]["mean"]),
+        "judge share": _known(cell["judge_share"]["mean"]),
+        "reached": _known(reached),
+        "task accuracy": cell["task_accuracy"]["mean"],
+        "epsilon": "" if cell["epsilon"] is None else _epsilon(cell["epsilon"]),
+        "seconds": _seconds(cell["seconds"]["mean"]),
+    }
+
+
+def _known(value: float | None) -> object:
+    return "" if value is None else value
+
+
+def interval_text(
+    mean: float | None,
+    interval: Sequence[float] | None,
+    seeds: int,
+    digits: int = 2,
+) -> str:
+    """Returns a mean over seeds in words, with its interval where there is one."""
+    if mean is None:
+        return "not defined for every seed"
+    text = f"{mean:.{digits}f}"
+    if interval is None:
+        return f"{text} (one seed)"
+    low, high = (f"{end:.{digits}f}" for end in interval)
+    return f"{text} [{low}, {high}] ({seeds} seeds)"
+
+
 def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
     """Returns a preset's line at the head of the page.
 
@@ -294,12 +349,14 @@ def _against(one: Mapping, name: str) -> dict[str, object]:
     }
 
 
-def _sparse_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table of the columns that some row has; the others' cells say "not run"."""
+def _sparse_table(
+    rows: Sequence[Mapping[str, object]], missing: str = "not run"
+) -> str:
+    """A table of the columns that some row has; others' cells say that one misses."""
     longest = max(rows, key=len)
     names = [*longest, *(name for row in rows for name in row if name not in longest)]
     names = list(dict.fromkeys(names))
-    return table(names, [[row.get(name, "not run") for name in names] for row in rows])
+    return table(names, [[row.get(name, missing) for name in names] for row in rows])
 
 
 def _by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
@@ -348,14 +405,9 @@ def _named(targets: tuple, by_targets: Mapping[tuple, object]) -> str:
 def _interval_text(values: Sequence[float | None], digits: int = 2) -> str:
     if not values:
         return "no target that all seeds have"
-    if None in values:
-        return "not defined for every seed"
-    text = f"{_mean(values):.{digits}f}"
-    interval = confidence_interval(values)
-    if interval is None:
-        return f"{text} (one seed)"
-    low, high = (f"{end:.{digits}f}" for end in interval)
-    return f"{text} [{low}, {high}] ({len(values)} seeds)"
+    mean = _mean(values)
+    interval = None if mean is None else confidence_interval(values)
+    return interval_text(mean, interval, len(values), digits)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

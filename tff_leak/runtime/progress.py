@@ -1,4 +1,4 @@
-"""A progress bar of rounds."""
+"""A progress bar of rounds, or of what else is counted."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ class Progress:
         enabled: bool | None = None,
         *,
         shown: Sequence[str] = ("task_accuracy", "attack_loss"),
+        unit: str = "round",
         stream: TextIO | None = None,
     ):
         """Makes a bar; nothing is drawn before `start` or `update`.
@@ -34,11 +35,13 @@ class Progress:
           enabled: True draws always, False never, None if `stream` is a terminal.
           shown: metrics to show, named without their arm. Of several arms that
             report one, the first is shown.
+          unit: what is counted.
           stream: where to draw; None means stderr.
         """
         self._total = total
         self._title = title
         self._shown = tuple(shown)
+        self._unit = unit
         self._stream = sys.stderr if stream is None else stream
         self._enabled = self._stream.isatty() if enabled is None else enabled
         self._bar: tqdm.tqdm | None = None
@@ -50,7 +53,7 @@ class Progress:
                 total=self._total,
                 desc=self._title,
                 initial=done,
-                unit="round",
+                unit=self._unit,
                 file=self._stream,
                 dynamic_ncols=True,
                 smoothing=0.1,
@@ -61,7 +64,7 @@ class Progress:
 
         Args:
           round_num: from 1.
-          metrics: by `<arm>/<metric>` or `<metric>`.
+          metrics: by `<arm>/<metric>` or `<metric>`; an int is shown as a count.
         """
         self.start(round_num - 1)
         if self._bar is None:
@@ -87,6 +90,7 @@ class Progress:
         for wanted in self._shown:
             for name, value in metrics.items():
                 if name.rpartition("/")[2] == wanted:
-                    postfix[wanted.replace("_", " ")] = f"{value:.3f}"
+                    text = str(value) if isinstance(value, int) else f"{value:.3f}"
+                    postfix[wanted.replace("_", " ")] = text
                     break
         return postfix

@@ -1,0 +1,367 @@
+"""The attacks and defences of the leak matrices, as data.
+
+An attack is a command, and a defence is what it changes in that command, by the binary
+that it runs; or the reason why it changes nothing there. Whether a combination
+contradicts itself is asked of `tff_leak.threat`.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+from tff_leak.errors import InputError
+from tff_leak.threat import Adversary, Behaviour, Knowledge, Threat, View
+
+CLIENT_GAN = "experiments.run_client_gan"
+KEY_PROTECTED = "experiments.run_key_protected"
+SERVER_GAN = "experiments.run_server_gan"
+UPDATE_ATTACKS = "experiments.run_update_attacks"
+
+
+class Measure(enum.Enum):
+    """What a cell's leakage is: 0 is none.
+
+    RECOVERED: see `tff_leak.metrics.score.recovered`. ADVANTAGE: of membership
+    inference, true positive rate less false positive rate.
+    """
+
+    RECOVERED = "recovered"
+    ADVANTAGE = "advantage"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A command.
+
+    Attributes:
+      module: the binary.
+      preset: a file in `experiments/configs`, without its suffix; None for none.
+      flags: after the preset's.
+      quick: after these, in a quick matrix.
+    """
+
+    module: str
+    preset: str | None = None
+    flags: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """A column of the matrix.
+
+    Attributes:
+      name: of flags and folders.
+      title: for people.
+      program: the attack without a defence.
+      threat: the same, as a threat model.
+      measure: of what leaks.
+      controlled: further flags of the run without a defence, which has the control
+        that its floor needs.
+      defended: further flags of runs with a defence, which are measured against the
+        floor and reference of the one without.
+      works_on_sum: whether a server that sees sums alone can still attack.
+    """
+
+    name: str
+    title: str
+    program: Program
+    threat: Threat
+    measure: Measure = Measure.RECOVERED
+    controlled: tuple[str, ...] = ()
+    defended: tuple[str, ...] = ()
+    works_on_sum: bool = False
+
+
+Change = tuple[str, ...] | Program | str
+"""What a defence does to a binary's command: flags after the attack's, another command
+in its place, or nothing, for the reason that is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Defence:
+    """A row of the matrix.
+
+    Attributes:
+      name: of flags and folders.
+      title: for people.
+      on: by binary.
+      view: what a server sees of updates under it; a client sees the sum at most.
+      family: of rows that are one defence before different adversaries: it stops what
+        none of them gets through. Empty: alone.
+    """
+
+    name: str
+    title: str
+    on: Mapping[str, Change]
+    view: View = View.ROWS
+    family: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """Attacks against defences.
+
+    Attributes:
+      name: of the flag, and of the data set.
+      attacks: by name.
+      defences: by name; the first is `NO_DEFENCE`.
+      quick: names of the attacks, and of the defences, that a quick matrix has.
+    """
+
+    name: str
+    attacks: Mapping[str, Attack]
+    defences: Mapping[str, Defence]
+    quick: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+NO_DEFENCE = Defence(
+    "none",
+    "no defence",
+    on={CLIENT_GAN: (), SERVER_GAN: (), UPDATE_ATTACKS: ()},
+)
+
+
+def threat_under(attack: Attack, defence: Defence) -> Threat:
+    """Returns the threat model of an attack when a defence is in place.
+
+    Raises:
+      InputError: if the combination contradicts itself, with the reason.
+    """
+    if attack.threat.adversary is Adversary.CLIENT:
+        return attack.threat  # What the server sees does not help it.
+    threat = dataclasses.replace(attack.threat, view=defence.view)
+    if threat.view is View.SUM and not attack.works_on_sum:
+        raise InputError(
+            f"view is sum of the server in {attack.title!r}: expected rows, since it "
+            f"draws one client from its own updates; leave {defence.name} out"
+        )
+    return threat
+
+
+def change_of(attack: Attack, defence: Defence) -> Change:
+    """Returns what a defence does to an attack's command."""
+    binary = attack.program.module
+    missing = f"{binary.rpartition('.')[2]} has no flag for this defence"
+    return defence.on.get(binary, missing)
+
+
+# Hitaj et al.: a client sees the shared model, and knows which class it wants.
+_MALICIOUS_CLIENT = Threat(
+    Adversary.CLIENT, Behaviour.ACTIVE, View.SUM, frozenset({Knowledge.LABELS})
+)
+_CURIOUS_SERVER = Threat(Adversary.SERVER, Behaviour.PASSIVE, View.ROWS)
+_AUXILIARY_SERVER = dataclasses.replace(
+    _CURIOUS_SERVER, knowledge=frozenset({Knowledge.AUXILIARY_DATA})
+)
+
+_IN_TURNS = (
+    "participants train in turns: the sum of a cohort of one is its participant's "
+    "update, and the next one downloads it anyway"
+)
+
+
+def _client_gan(preset: str, quick: tuple[str, ...]) -> Attack:
+    return Attack(
+        "client_gan",
+        "GAN of a malicious client (Hitaj et al.)",
+        Program(CLIENT_GAN, preset, ("--targets=3",), quick),
+        _MALICIOUS_CLIENT,
+        controlled=("--arms=attack,control",),
+        defended=("--arms=attack",),
+    )
+
+
+def _update_attack(
+    name: str,
+    title: str,
+    program: Program,
+    measure: Measure = Measure.RECOVERED,
+) -> Attack:
+    return Attack(
+        name,
+        title,
+        program,
+        _CURIOUS_SERVER,
+        measure,
+        works_on_sum=True,
+    )
+
+
+def _update_attacks(dataset: str) -> list[Attack]:
+    # As many clients as user-level DP wants at least, for all to be comparable.
+    shared = (f"--dataset={dataset}", "--clients=40")
+
+    def program(preset: str, *flags: str) -> Program:
+        return Program(UPDATE_ATTACKS, preset, (*shared, *flags))
+
+    return [
+        _update_attack(
+            "gradient_inversion",
+            "Gradient inversion by the server (Zhu et al.)",
+            # At the preset's rate the mean of forty unclipped gradients diverges.
+            program(
+                "inversion_digits", "--victims=0,1,2,3", "--training=learning_rate=0.1"
+            ),
+        ),
+        _update_attack(
+            "first_layer",
+            "First layer in closed form by the server (Aono et al.)",
+            program("first_layer_digits", "--victims=0,1,2,3,4,5,6,7,8,9"),
+        ),
+        _update_attack(
+            "membership",
+            "Membership by the loss (Yeom et al.)",
+            program("membership_digits"),
+            Measure.ADVANTAGE,
+        ),
+    ]
+
+
+def _sparse_vector(epsilon: str) -> Defence:
+    return Defence(
+        f"sparse_vector_{epsilon}",
+        f"sparse vector technique, eps/c = {epsilon}",
+        {CLIENT_GAN: (f"--sparse_vector=epsilon_per_parameter={epsilon}",)},
+    )
+
+
+def _record_dp(noise: str) -> Defence:
+    settings = f"clip=1,noise_multiplier={noise}"
+    return Defence(
+        f"record_dp_{noise}",
+        f"record-level DP (DP-SGD), noise {noise}",
+        {
+            # Clipped gradients are shorter: two and a half times the rate without.
+            CLIENT_GAN: (
+                "--training=learning_rate=0.05,batch_size=32",
+                f"--record_dp={settings},sampling=poisson",
+            ),
+            UPDATE_ATTACKS: (f"--record_dp={settings}",),
+        },
+        View.NOISED_ROWS,
+    )
+
+
+def _local_dp(noise: str) -> Defence:
+    def flag(clip: str) -> tuple[str, ...]:
+        return (f"--local_dp=clip={clip},noise_multiplier={noise}",)
+
+    return Defence(
+        f"local_dp_{noise}",
+        f"local DP of the update, noise {noise}",
+        {CLIENT_GAN: flag("0.5"), UPDATE_ATTACKS: flag("1")},
+        View.NOISED_ROWS,
+    )
+
+
+def _user_dp(noise: str) -> Defence:
+    return Defence(
+        f"user_dp_{noise}",
+        f"user-level DP at the server, noise {noise}",
+        {
+            CLIENT_GAN: "participants upload to a parameter server, one at a time: "
+            "there is no cohort to hide among",
+            UPDATE_ATTACKS: (f"--user_dp=clip=0.5,noise_multiplier={noise}",),
+        },
+    )
+
+
+def _class_keys(
+    guess: str, title: str, program: Program, family: str = "keys"
+) -> Defence:
+    changed = dataclasses.replace(program, flags=(*program.flags, f"--guesses={guess}"))
+    reason = "class keys are of participants that share a classifier in turns"
+    return Defence(
+        f"keys_{guess.partition(':')[0]}",
+        f"class keys; the adversary {title}",
+        {CLIENT_GAN: changed, UPDATE_ATTACKS: reason, SERVER_GAN: reason},
+        family=family,
+    )
+
+
+def _defences(keys: Program) -> list[Defence]:
+    return [
+        NO_DEFENCE,
+        Defence(
+            "selective_sharing",
+            "selective sharing, theta_u = .1",
+            {CLIENT_GAN: ("--sharing=upload_fraction=0.1",)},
+        ),
+        *map(_sparse_vector, ("100", "10", "0.01")),
+        *map(_record_dp, ("0.1", "0.6", "1.1", "2", "4")),
+        *map(_local_dp, ("0.003", "0.01", "0.03", "0.1")),
+        *map(_user_dp, ("0.3", "1")),
+        # Keys do not claim to stop who has them.
+        _class_keys("known", "has the right one: the positive control", keys, ""),
+        _class_keys("random", "draws one at random", keys),
+        _class_keys("embeddings:20", "estimates one from the fetched model", keys),
+        Defence(
+            "secure_aggregation",
+            "secure aggregation",
+            {CLIENT_GAN: _IN_TURNS, UPDATE_ATTACKS: ("--secure_aggregation=bound=1",)},
+            View.SUM,
+        ),
+    ]
+
+
+def _matrix(
+    name: str,
+    attacks: list[Attack],
+    keys: Program,
+    quick: tuple[tuple[str, ...], tuple[str, ...]],
+) -> Matrix:
+    return Matrix(
+        name,
+        {attack.name: attack for attack in attacks},
+        {defence.name: defence for defence in _defences(keys)},
+        quick,
+    )
+
+
+_QUICK_ATTACKS = ("client_gan", "gradient_inversion")
+_QUICK_DEFENCES = (
+    "none",
+    "selective_sharing",
+    "sparse_vector_10",
+    "record_dp_1.1",
+    "local_dp_0.03",
+    "keys_embeddings",
+    "secure_aggregation",
+)
+
+# At d = 1024 behind a fixed layer, where a search has been seen to find keys.
+_DIGITS_KEYS = Program(
+    KEY_PROTECTED,
+    "keys_digits",
+    quick=("--rounds=60", "--controls=false"),
+)
+_MNIST_KEYS = Program(
+    KEY_PROTECTED,
+    "keys_adaptive_small",
+    quick=("--rounds=60", "--controls=false"),
+)
+
+DIGITS = _matrix(
+    "digits",
+    [_client_gan("digits", ("--rounds=60",)), *_update_attacks("digits")],
+    _DIGITS_KEYS,
+    (_QUICK_ATTACKS, _QUICK_DEFENCES),
+)
+MNIST = _matrix(
+    "mnist",
+    [
+        _client_gan("hitaj_fig6a_small", ("--rounds=60",)),
+        Attack(
+            "server_gan",
+            "GAN of the server (Wang et al., strengthened)",
+            Program(SERVER_GAN, "mgan_fig4_strengthened"),
+            _AUXILIARY_SERVER,
+            controlled=("--arms=attack,control",),
+        ),
+        *_update_attacks("mnist"),
+    ],
+    _MNIST_KEYS,
+    (_QUICK_ATTACKS, _QUICK_DEFENCES),
+)
+MATRICES = {matrix.name: matrix for matrix in (DIGITS, MNIST)}

@@ -1,0 +1,173 @@
+"""What a finished run leaked, in the figures that cells of a matrix compare.
+
+Floor and reference of `recovered` are those of the run without a defence, of the same
+attack and seed: both have the same victim, held-out images and judge. A defended run's
+own floor has no control in it, and one that a defence spoilt would flatter it.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tff_leak.metrics.score import confidence_interval, recovered
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What `recovered` is computed from, in SSIM to the victim's images.
+
+    Attributes:
+      attack: of the reconstructions.
+      floor: what needs no leak.
+      reference: of real held-out images, or what else counts as having all.
+      window: leading rows and columns that were compared; None for all.
+    """
+
+    attack: float
+    floor: float
+    reference: float
+    window: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """One run's.
+
+    Attributes:
+      leakage: `recovered` by its own floor, or the advantage; None: not defined.
+      task_accuracy: of the shared model, in [0, 1].
+      epsilon: spent; "infinity", or None without differential privacy.
+      seconds: of the run; None if it was interrupted.
+      scale: None where leakage is no similarity to one victim's images of one class:
+        it then stands by itself.
+      control: leakage of the run's control, where that is no part of a floor.
+      judge_share: of reconstructions that the judge takes for the target; None without
+        pictures.
+      reached: whether all targets were; None where it is not defined.
+    """
+
+    leakage: float | None
+    task_accuracy: float
+    epsilon: float | str | None
+    seconds: float | None
+    scale: Scale | None = None
+    control: float | None = None
+    judge_share: float | None = None
+    reached: bool | None = None
+
+
+def read(summary: Mapping[str, Any]) -> Figures:
+    """Returns the figures of a run's `summary.json`."""
+    if "headline" in summary:
+        return _of_headline(summary)
+    experiments = {
+        "client_gan": _of_client_gan,
+        "key_protected": _of_key_protected,
+        "server_gan": _of_server_gan,
+    }
+    return experiments[summary["experiment"]](summary)
+
+
+def leakage(run: Figures, undefended: Figures | None) -> float | None:
+    """Returns a run's leakage on the undefended run's scale; None: not defined.
+
+    Args:
+      run: with or without a defence.
+      undefended: of the same attack and seed; None if it failed.
+    """
+    if run.scale is None:
+        return run.leakage
+    scale = undefended.scale if undefended else None
+    if scale is None or run.scale.window != scale.window:
+        return None  # Nothing to compare with, or other pixels.
+    return recovered(run.scale.attack, scale.floor, scale.reference)
+
+
+def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """Returns the mean of one figure over seeds, its 95% interval, and their number.
+
+    The mean is None where one seed's is not defined, or there is none; the interval
+    also with fewer than two.
+    """
+    known = [value for value in values if value is not None]
+    whole = bool(values) and len(known) == len(values)
+    interval = confidence_interval(known) if whole else None
+    return {
+        "mean": sum(known) / len(known) if whole else None,
+        "interval": list(interval) if interval else None,
+        "seeds": len(values),
+    }
+
+
+def _of_client_gan(summary: Mapping[str, Any]) -> Figures:
+    return Figures(
+        task_accuracy=summary["task_accuracy"]["attack"],
+        epsilon=summary["epsilon"],
+        seconds=summary["seconds"],
+        **_pooled(summary["pooled"], summary),
+    )
+
+
+def _of_key_protected(summary: Mapping[str, Any]) -> Figures:
+    """Of a run with one guess of one key size."""
+    [attack] = summary["attacks"]
+    figures = _pooled(attack["pooled"], summary)
+    if attack["largest"] is not None:
+        # Without a target what counts is the class that the pictures show best.
+        shown, control = attack["largest"]["attack"], attack["largest"]["control"]
+        figures |= {
+            "leakage": shown["recovered"],
+            "scale": None,
+            "control": control["recovered"] if control else None,
+            "judge_share": shown["judge_share_largest"],
+        }
+    return Figures(
+        task_accuracy=attack["task_accuracy"],
+        epsilon=None,
+        seconds=summary["seconds"],
+        **figures,
+    )
+
+
+def _of_server_gan(summary: Mapping[str, Any]) -> Figures:
+    """`recovered` of margins: how much nearer the victim's own kind of pictures is."""
+    pooled = summary["pooled"]
+    return Figures(
+        leakage=pooled["recovered"],
+        task_accuracy=summary["task_accuracy"]["attack"],
+        epsilon=None,
+        seconds=summary["seconds"],
+        judge_share=pooled["sets"]["victim"]["judge_share"],
+    )
+
+
+def _of_headline(summary: Mapping[str, Any]) -> Figures:
+    """Of an attack on updates, which wants the very images, of SSIM 1 to themselves."""
+    headline = summary["headline"]
+    figures: dict[str, Any] = {}
+    if "pooled" in summary:
+        figures = _pooled(summary["pooled"], summary)
+        figures["scale"] = dataclasses.replace(figures["scale"], reference=1.0)
+    figures |= {
+        "leakage": headline["value"],
+        "task_accuracy": headline["task_accuracy"],
+        "epsilon": headline["epsilon"],
+        "seconds": headline["seconds"],
+    }
+    return Figures(**figures)
+
+
+def _pooled(pooled: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What `evaluate_targets` says of all targets together."""
+    window = summary.get("visible_window")
+    return {
+        "leakage": pooled["recovered"],
+        "scale": Scale(
+            pooled["attack"]["ssim"],
+            pooled["floor"]["value"],
+            pooled["reference"]["ssim"],
+            tuple(window) if window else None,
+        ),
+        "judge_share": pooled["attack"]["judge_share"],
+        "reached": pooled.get("reached_all"),  # Not of attacks on updates.
+    }

@@ -1,0 +1,123 @@
+"""The data of the matrices: every command can be read by its binary."""
+
+import dataclasses
+import re
+
+import pytest
+
+from experiments import leak_matrix_cells as cells
+from experiments import presets
+from experiments.key_guesses import parse_guesses
+from experiments.settings import parse
+from tff_leak.errors import InputError
+from tff_leak.threat import Behaviour, View
+
+PAIRS = [
+    pytest.param(attack, defence, id=f"{matrix.name}-{attack.name}-{defence.name}")
+    for matrix in cells.MATRICES.values()
+    for attack in matrix.attacks.values()
+    for defence in matrix.defences.values()
+]
+
+
+def _flags_of(program, more):
+    """By name, those of a command; the last of a name counts."""
+    found = {}
+    if program.preset:
+        found = presets.read(presets.CONFIGS / f"{program.preset}.flags")
+    for flag in (*program.flags, *program.quick, *more):
+        name, equals, value = flag.removeprefix("--").partition("=")
+        assert flag.startswith("--") and equals
+        found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("attack, defence", PAIRS)
+def test_flags_of_its_command_exist_and_can_be_read(attack, defence):
+    change = cells.change_of(attack, defence)
+    if isinstance(change, str):
+        assert len(change) > 10 and attack.program.module != change
+        return
+    program, more = attack.program, (*attack.controlled, *attack.defended)
+    if isinstance(change, cells.Program):
+        program, more = change, ()
+    else:
+        more += change
+    binary = program.module.removeprefix("experiments.")
+    if not (presets.CONFIGS.parent / f"{binary}.py").exists():
+        pytest.skip(f"there is no {binary} yet")
+    defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", presets.flag_sources(binary)))
+    found = _flags_of(program, more)
+    if "local_dp" in found and "local_dp" not in defined:
+        pytest.skip(f"{binary} has no --local_dp yet")
+    assert set(found) <= defined
+    experiment = binary.removeprefix("run_")
+    for name, text in found.items():
+        cls = presets.settings_of(experiment, name)
+        if cls is not None:
+            given = presets.fixed_fields(experiment, name)
+            values = parse(cls, text, flag=name, given=given)
+            if name not in ("attack", "user_dp"):  # The program has the rest of these.
+                cls(**values)
+    parse_guesses(found.get("guesses", "known").split(","))
+
+
+@pytest.mark.parametrize("matrix", cells.MATRICES.values(), ids=cells.MATRICES.keys())
+def test_every_row_and_column_has_something_to_measure(matrix):
+    def runs(attack, defence):
+        return not isinstance(cells.change_of(attack, defence), str)
+
+    defences = list(matrix.defences.values())
+    assert defences[0] is cells.NO_DEFENCE
+    for attack in matrix.attacks.values():
+        assert runs(attack, cells.NO_DEFENCE)
+    for defence in defences:
+        assert any(runs(attack, defence) for attack in matrix.attacks.values())
+    assert set(matrix.quick[0]) <= set(matrix.attacks)
+    assert set(matrix.quick[1]) <= set(matrix.defences)
+    assert cells.NO_DEFENCE.name in matrix.quick[1]
+
+
+@pytest.mark.parametrize("noise, preset", [("0.6", "06"), ("1.1", "11"), ("4", "40")])
+def test_record_dp_of_the_client_gan_is_the_presets(noise, preset):
+    attack = cells.DIGITS.attacks["client_gan"]
+    change = cells.DIGITS.defences[f"record_dp_{noise}"].on[attack.program.module]
+    found = _flags_of(dataclasses.replace(attack.program, quick=()), change)
+    path = presets.CONFIGS / f"digits_record_dp_{preset}.flags"
+    assert found == presets.read(path) | {"targets": "3"}
+
+
+def test_what_a_server_sees_is_the_defences():
+    matrix = cells.MNIST
+    inversion = matrix.attacks["gradient_inversion"]
+    views = {
+        name: cells.threat_under(inversion, matrix.defences[name]).view
+        for name in ("none", "record_dp_2", "local_dp_0.1", "secure_aggregation")
+    }
+    assert views == {
+        "none": View.ROWS,
+        "record_dp_2": View.NOISED_ROWS,
+        "local_dp_0.1": View.NOISED_ROWS,
+        "secure_aggregation": View.SUM,
+    }
+
+
+def test_a_client_sees_the_sum_whatever_the_defence():
+    attack = cells.DIGITS.attacks["client_gan"]
+    for defence in cells.DIGITS.defences.values():
+        assert cells.threat_under(attack, defence).view is View.SUM
+
+
+def test_an_attack_that_needs_rows_is_refused_over_a_secure_sum():
+    secure = cells.MNIST.defences["secure_aggregation"]
+    attack = cells.MNIST.attacks["server_gan"]
+    with pytest.raises(
+        InputError, match="view is sum of the server .*leave secure_agg"
+    ):
+        cells.threat_under(attack, secure)
+    # An active one is refused by the threat model, whatever the attack says of itself.
+    active = dataclasses.replace(attack.threat, behaviour=Behaviour.ACTIVE)
+    with pytest.raises(InputError, match="view is sum of an active server"):
+        cells.threat_under(
+            dataclasses.replace(attack, threat=active, works_on_sum=True), secure
+        )

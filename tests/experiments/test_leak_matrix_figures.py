@@ -1,0 +1,114 @@
+"""A run's leakage on the scale of the run without a defence, by hand."""
+
+import pytest
+
+from experiments import leak_matrix_figures as figures
+
+
+def pooled(attack, floor, reference=0.83, recovered=None):
+    return {
+        "recovered": recovered,
+        "attack": {"ssim": attack, "judge_share": 0.9},
+        "floor": {"value": floor},
+        "reference": {"ssim": reference},
+        "reached_all": True,
+    }
+
+
+def client_gan(attack, floor, **changes):
+    return {
+        "experiment": "client_gan",
+        "task_accuracy": {"attack": 0.8, "control": 0.7},
+        "epsilon": None,
+        "seconds": 60.0,
+        "visible_window": [28, 28],
+        "pooled": pooled(attack, floor, recovered=0.5),
+    } | changes
+
+
+def key_protected(guess_has_no_target):
+    largest = {
+        "attack": {"recovered": 0.3, "judge_share_largest": 0.4},
+        "control": {"recovered": 0.1, "judge_share_largest": 0.2},
+    }
+    attack = {
+        "task_accuracy": 0.95,
+        "pooled": pooled(0.6, 0.4, recovered=0.47),
+        "largest": largest if guess_has_no_target else None,
+    }
+    return {
+        "experiment": "key_protected",
+        "seconds": None,
+        "visible_window": [28, 28],
+        "attacks": [attack],
+    }
+
+
+def test_a_defended_run_is_measured_by_the_undefended_floor_and_reference():
+    undefended = figures.read(client_gan(0.76, 0.51))
+    defended = figures.read(client_gan(0.60, 0.40))
+    assert figures.leakage(undefended, undefended) == pytest.approx(0.25 / 0.32)
+    assert figures.leakage(defended, undefended) == pytest.approx(0.09 / 0.32)
+    assert figures.leakage(defended, None) is None
+
+
+def test_where_the_reference_is_near_the_floor_nothing_is_defined():
+    undefended = figures.read(client_gan(0.76, 0.79))
+    assert figures.leakage(undefended, undefended) is None
+
+
+def test_other_pixels_do_not_compare():
+    undefended = figures.read(client_gan(0.76, 0.51))
+    other = figures.read(client_gan(0.60, 0.40, visible_window=[24, 24]))
+    assert figures.leakage(other, undefended) is None
+
+
+def test_a_known_key_has_the_undefended_scale_and_a_guessed_one_its_own():
+    undefended = figures.read(client_gan(0.76, 0.51))
+    known = figures.read(key_protected(guess_has_no_target=False))
+    assert figures.leakage(known, undefended) == pytest.approx(0.09 / 0.32)
+    assert known.control is None and known.judge_share == 0.9
+    guessed = figures.read(key_protected(guess_has_no_target=True))
+    assert figures.leakage(guessed, undefended) == 0.3
+    assert guessed.control == 0.1 and guessed.judge_share == 0.4
+    assert guessed.reached is True
+
+
+def test_a_headline_without_pictures_stands_by_itself():
+    headline = {
+        "measure": "advantage",
+        "value": 0.2,
+        "task_accuracy": 0.7,
+        "epsilon": 3.5,
+        "seconds": 9.0,
+    }
+    run = figures.read({"experiment": "update_attacks", "headline": headline})
+    assert (run.leakage, run.epsilon, run.scale) == (0.2, 3.5, None)
+    assert figures.leakage(run, None) == 0.2
+
+
+def test_an_attack_on_updates_wants_the_images_themselves():
+    """Of SSIM 1: other real images of the class are part of its floor."""
+    headline = {"value": 0.5, "task_accuracy": 0.7, "epsilon": None, "seconds": 9.0}
+
+    def run(attack, floor):
+        of_run = pooled(attack, floor)
+        del of_run["reached_all"]
+        return figures.read({"headline": headline, "pooled": of_run})
+
+    undefended = run(0.8, 0.6)
+    assert figures.leakage(undefended, undefended) == pytest.approx(0.2 / 0.4)
+    assert figures.leakage(run(0.7, 0.2), undefended) == pytest.approx(0.1 / 0.4)
+    assert undefended.reached is None
+
+
+def test_over_seeds():
+    # t of one degree of freedom at .975 is 12.706; the standard error is .1.
+    found = figures.over_seeds([0.2, 0.4])
+    assert found["mean"] == pytest.approx(0.3)
+    assert found["interval"] == pytest.approx([0.3 - 1.2706, 0.3 + 1.2706], abs=1e-4)
+    assert found["seeds"] == 2
+    assert figures.over_seeds([0.2]) == {"mean": 0.2, "interval": None, "seeds": 1}
+    undefined = {"mean": None, "interval": None, "seeds": 2}
+    assert figures.over_seeds([0.2, None]) == undefined
+    assert figures.over_seeds([]) == {"mean": None, "interval": None, "seeds": 0}

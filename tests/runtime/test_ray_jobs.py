@@ -1,0 +1,106 @@
+"""Jobs on a real Ray cluster of this machine; skipped where Ray is not installed."""
+
+import importlib.util
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from tff_leak.errors import InputError
+from tff_leak.runtime import jobs, ray_jobs
+from tff_leak.runtime.jobs import Job
+
+_HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not _HAS_RAY, reason="ray is not installed")
+
+# Says who it is and whose child, then waits for a file before it ends.
+_WAITS = """
+import os, pathlib, sys, time
+place = pathlib.Path(sys.argv[1])
+with open(place.with_suffix(".pids"), "a") as file:
+    file.write(f"{os.getpid()} {os.getppid()}\\n")
+while not place.with_name("go").exists():
+    time.sleep(0.05)
+place.write_text("done")
+"""
+
+
+def _job(folder, name, code):
+    result = folder / name
+    places = (str(result),)
+    return Job(
+        name, ("-c", code), folder, result, folder / f"{name}.json", places=places
+    )
+
+
+def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # An import of it fails.
+    with pytest.raises(InputError, match="pip install ray"):
+        with ray_jobs.cluster("auto", cpus=1):
+            pass
+
+
+@needs_ray
+def test_an_address_without_a_cluster_is_bad_input():
+    with pytest.raises(InputError, match="--ray_address is '127.0.0.1:1'"):
+        with ray_jobs.cluster("127.0.0.1:1", cpus=1):
+            pass
+
+
+def _pids(folder, name, count):
+    """The commands' and their workers' ids, once there are so many."""
+    path = folder / f"{name}.pids"
+    deadline = time.monotonic() + 60
+    while True:
+        lines = path.read_text().splitlines() if path.exists() else []
+        if len(lines) >= count:
+            return [tuple(map(int, line.split())) for line in lines]
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)
+
+
+@needs_ray
+def test_a_lost_worker_is_rescheduled_and_a_failure_stays_one(tmp_path):
+    some = [
+        _job(tmp_path, "waits", _WAITS),
+        _job(tmp_path, "bad", "import sys; sys.exit('error: no; expected yes')"),
+    ]
+
+    def kill_the_worker_once():
+        [(_, worker)] = _pids(tmp_path, "waits", 1)
+        os.kill(worker, signal.SIGKILL)
+        _pids(tmp_path, "waits", 2)
+        (tmp_path / "go").touch()
+
+    killer = threading.Thread(target=kill_the_worker_once)
+    killer.start()
+    with ray_jobs.cluster("local", cpus=1) as start:
+        found = jobs.run(some, start, at_once=2)
+    killer.join()
+    assert found["waits"].ok and jobs.is_done(some[0])
+    assert found["bad"].reason == "no; expected yes (exit code 1)"
+    first, second = _pids(tmp_path, "waits", 2)
+    assert first[1] != second[1]
+    # The kernel ended the command with its worker.
+    assert not pathlib.Path(f"/proc/{first[0]}").exists()
+
+
+@needs_ray
+def test_an_interruption_ends_commands_in_the_cluster(tmp_path):
+    def interrupt():
+        _pids(tmp_path, "waits", 1)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        with ray_jobs.cluster("local", cpus=1) as start:
+            jobs.run([_job(tmp_path, "waits", _WAITS)], start, at_once=1)
+    [(command, _)] = _pids(tmp_path, "waits", 1)
+    deadline = time.monotonic() + 10
+    while pathlib.Path(f"/proc/{command}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not pathlib.Path(f"/proc/{command}").exists()

@@ -1,0 +1,127 @@
+"""Starts jobs on a Ray cluster, one remote task a job.
+
+Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications" (OSDI 2018).
+Ray is an optional dependency (the extra `ray` of this project) and is imported only
+when a cluster is asked for.
+
+Every machine of the cluster must see the working directories of jobs and the files
+that they name under the same paths, on a shared file system, and run workers in an
+environment that can run the commands. A task waits for its command and computes nothing
+itself. When its worker or machine is lost, Ray starts the task on another one, and the
+command goes on with what it finds in its run directory; when the connection to the
+cluster ends, Ray ends the workers, and the kernel their commands.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import tff_leak
+from tff_leak.errors import InputError
+from tff_leak.runtime.jobs import Job, LocalProcess, Outcome, Start
+
+_RETRIES = 3
+_ANSWER_S = 5.0
+_ROOT = pathlib.Path(tff_leak.__file__).parents[1]
+
+
+@contextlib.contextmanager
+def cluster(address: str, *, cpus: int) -> Iterator[Start]:
+    """Connects to a cluster for the duration of a `with` block.
+
+    Args:
+      address: of a running cluster: HOST:PORT, or "auto" for the one that this machine
+        is part of; "local" starts one on this machine.
+      cpus: logical ones of the cluster that a job takes.
+
+    Yields:
+      What `jobs.run` starts jobs with. Ray queues what it has no place for.
+
+    Raises:
+      InputError: if Ray is not installed, or there is no cluster.
+    """
+    ray = _import_ray(address)
+    try:
+        _check_answers(address)
+        _connect(ray, address)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"--ray_address is {address!r} ({str(error).splitlines()[0]}): expected a "
+            "running Ray cluster; start one with `ray start --head`, or correct it"
+        ) from None
+    try:
+        remote = ray.remote(num_cpus=cpus, max_retries=_RETRIES)(_run)
+        yield lambda job: _Task(ray, remote, job)
+    finally:
+        ray.shutdown()
+
+
+def _import_ray(address: str) -> ModuleType:
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            f"--ray_address is {address!r}, and the package ray is not installed: "
+            "expected it, as an optional dependency; pip install ray==2.52.1, or leave "
+            "the address out"
+        ) from None
+    return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError if nobody listens at HOST:PORT, for which Ray waits minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    ends_cleanly = signal.getsignal(signal.SIGTERM)
+    # Workers import this project from where it is here.
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    ray.init(
+        address=address,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    # Ray puts a handler of its own in its place.
+    signal.signal(signal.SIGTERM, ends_cleanly)
+
+
+def _run(job: Job) -> Outcome:
+    """Runs in a worker of the cluster, in its main thread, as `LocalProcess` wants."""
+    return LocalProcess(job).run()
+
+
+class _Task:
+    """A job in the cluster; a `jobs.Running`."""
+
+    def __init__(self, ray: ModuleType, remote: Any, job: Job):
+        self._ray = ray
+        self._ref = remote.options(name=job.name).remote(job)
+
+    def poll(self) -> Outcome | None:
+        if not self._ended(0):
+            return None
+        try:
+            return self._ray.get(self._ref)
+        except self._ray.exceptions.RayError as error:
+            # Only after Ray's own retries; `jobs.run` counts it as one try.
+            reason = str(error).strip().splitlines()[0]
+            return Outcome(False, f"lost by the cluster: {reason}", lost=True)
+
+    def terminate(self) -> None:
+        # With its worker goes the command. Ray leaves no other way from outside.
+        self._ray.cancel(self._ref, force=True)
+
+    def wait(self, patience_s: float) -> None:
+        self._ended(patience_s)
+
+    def _ended(self, patience_s: float) -> bool:
+        return bool(self._ray.wait([self._ref], timeout=patience_s)[0])
