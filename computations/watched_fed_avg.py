@@ -198,9 +198,7 @@ def build_watched(
         for momentum or epochs.
     """
     _check_algorithm(algorithm, training)
-    work = _client_work(
-        network, algorithm, training, defences, greatest_examples, seed
-    )
+    work = _client_work(network, algorithm, training, defences, greatest_examples, seed)
     observing = watched is not None and defences.view is not View.SUM
     if observing:
         work = identify_clients(work)
@@ -325,9 +323,7 @@ def _watching(
     @tff.federated_computation
     def initialize():
         return tff.federated_zip(
-            WatchingState(
-                honest.initialize(), tff.federated_eval(nothing, tff.SERVER)
-            )
+            WatchingState(honest.initialize(), tff.federated_eval(nothing, tff.SERVER))
         )
 
     @tff.federated_computation(

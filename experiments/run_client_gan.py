@@ -180,7 +180,12 @@ def _data(seed: int) -> Data:
 def _config(settings: client_gan_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
     private = privacy.config(
-        settings.privacy, settings.record_dp, settings.privacy_budget
+        {
+            "sparse_vector": settings.privacy,
+            "record_dp": settings.record_dp,
+            "local_dp": settings.local_dp,
+        },
+        settings.privacy_budget,
     )
     return (
         common_flags.config(threads)

@@ -186,7 +186,12 @@ def _arms(settings: _Settings) -> dict[str, DssgdArm]:
 
 def _config(settings: _Settings, threads: int) -> dict:
     private = privacy.config(
-        settings.privacy, settings.record_dp, _PRIVACY_BUDGET.value
+        {
+            "sparse_vector": settings.privacy,
+            "record_dp": settings.record_dp,
+            "local_dp": settings.local_dp,
+        },
+        _PRIVACY_BUDGET.value,
     )
     return (
         common_flags.config(threads)

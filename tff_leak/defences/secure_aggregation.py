@@ -35,13 +35,14 @@ import tensorflow_federated as tff
 
 from tff_leak.errors import InputError
 
-
 # What TensorFlow tells TFF's authors about checks in their factories: each is an
 # operation of a function, which runs it all the same.
 logging.getLogger("tensorflow").addFilter(
-    lambda record: not (
-        "Object was never used" in record.getMessage()
-        and "assert_less_equal" in record.getMessage()
+    lambda record: (
+        not (
+            "Object was never used" in record.getMessage()
+            and "assert_less_equal" in record.getMessage()
+        )
     )
 )
 
