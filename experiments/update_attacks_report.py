@@ -142,9 +142,9 @@ def membership_verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     told = (
         "An example of the training data has a lower loss than one that nobody holds "
         f"in {attack['auc']:.0%} of all pairs (95% interval over examples {low:.0%} to "
-        f"{high:.0%}; 50% is chance). At the best threshold the share of members found "
-        f"exceeds that of others by {attack['advantage']:.2f}, which chance alone gives "
-        f"with probability {attack['p_value']:.2g}."
+        f"{high:.0%}; 50% is chance). At the best threshold the share of members "
+        f"found exceeds that of others by {attack['advantage']:.2f}, which chance "
+        f"alone gives with probability {attack['p_value']:.2g}."
     )
     checked = (
         f"The same of the initial model: {found['initial']['advantage']:.2f}; between "
