@@ -5,7 +5,11 @@ import pytest
 import tensorflow as tf
 
 from tff_leak.attacks import membership_inference
-from tff_leak.attacks.membership_inference import example_losses, infer_membership
+from tff_leak.attacks.membership_inference import (
+    bootstrap_intervals,
+    example_losses,
+    infer_membership,
+)
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, layers
 from tff_leak.models.batched_sgd import Batches, BatchSgd, train_on_batches

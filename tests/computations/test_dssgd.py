@@ -409,6 +409,7 @@ class TestWithAnAdversary:
     [
         ({"max_staleness": -1}, "max_staleness is -1: expected 0"),
         ({"recency_decay": 0.0}, r"recency_decay is 0.0: expected it in \(0, 1\]"),
+        ({"adversaries_exempt": True}, "privacy None: expected a LocalDp to be exempt"),
     ],
 )
 def test_values_out_of_range(change, message):

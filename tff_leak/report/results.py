@@ -21,6 +21,7 @@ from tff_leak.report.results_tables import (
     overview_row,
     server_gan,
     table,
+    update_attacks,
 )
 
 _HEAD = """# Results
@@ -56,9 +57,10 @@ _TABLES: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "key_protected": key_protected,
     "model_inversion": model_inversion,
     "server_gan": server_gan,
+    "update_attacks": update_attacks,
 }
 # Without an attack, with several in a run, or with figures of their own.
-_APART = ("dssgd", "key_protected", "server_gan")
+_APART = ("dssgd", "key_protected", "server_gan", "update_attacks")
 
 
 def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
