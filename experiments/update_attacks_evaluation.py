@@ -11,7 +11,11 @@ attacks want the very images, and a class is no secret to them:
   same classes, is about there.
 - *identified*: the share of the claimed pictures whose L1-nearest real image of the
   class, among the victim's, the control's, other clients' and held-out ones, is one of
-  the victim's.
+  the victim's;
+- *found*: the share of the victim's images to which some picture claimed of the class
+  is nearer than any other real image is. An attack on a sum claims everybody's images
+  of a class, of which most are not the victim's: the two figures above fall for that
+  alone, this one does not.
 
 Of a class of the victim's for which the attack claims nothing, it is taken to claim one
 blank picture.
@@ -238,13 +242,19 @@ def _evaluate_pictures(experiment: Experiment, directory: RunDirectory) -> Evalu
     for figures in (*scores["targets"], scores["pooled"]):
         _against_the_images_themselves(figures)
     own = [
-        _identified(experiment, one, victim, window)
+        _own_images(experiment, one, victim, window)
         for one, (victim, _) in zip(inputs, owners, strict=True)
     ]
     summary = {
         "judge_accuracy": judge.accuracy(data.heldout),
         "visible_window": list(window),
-        "identified": {name: _mean([one[name] for one in own]) for name in own[0]},
+        **{
+            figure: {
+                name: _mean([one[figure][name] for one in own])
+                for name in own[0][figure]
+            }
+            for figure in ("identified", "found")
+        },
         "labels_right": _labels_right(experiment, claims[Arm.ATTACK]),
         "misfit": {
             arm.value: [for_json(float(m)) for m in of_arm.misfit]
@@ -357,22 +367,29 @@ def _against_the_images_themselves(figures: dict[str, Any]) -> None:
     figures["recovered"] = recovered(attack, floor["value"], 1.0)
 
 
-def _identified(
+def _own_images(
     experiment: Experiment, one: TargetInputs, victim: int, window: tuple[int, int]
-) -> dict[str, float]:
-    """Shares of the pictures that are nearest to an image of the victim's."""
+) -> dict[str, dict[str, float]]:
+    """`identified` and `found` of one victim's class; see the module's docstring."""
     spare = experiment.data.control[victim].of_class(one.target).images
     heldout = one.heldout.of_class(one.target).images
-    gallery = np.concatenate([one.private, spare, one.others, heldout])
+    others = np.concatenate([spare, one.others, heldout])
+    gallery = np.concatenate([one.private, others])
+    gaps, _ = nearest(one.private, others, window=window)
 
-    def share(images: np.ndarray) -> float:
+    def identified_share(images: np.ndarray) -> float:
         _, found = nearest(images, gallery, window=window)
         return float((found < len(one.private)).mean())
 
+    def found_share(images: np.ndarray) -> float:
+        distances, _ = nearest(one.private, images, window=window)
+        return float((distances < gaps).mean())
+
+    sets = {"attack": one.attack, "control": one.control}
+    chance = {"chance": len(one.private) / len(gallery)}
     return {
-        "attack": share(one.attack),
-        "control": share(one.control),
-        "chance": len(one.private) / len(gallery),
+        "identified": {k: identified_share(v) for k, v in sets.items()} | chance,
+        "found": {name: found_share(images) for name, images in sets.items()},
     }
 
 

@@ -107,7 +107,9 @@ def pictures_verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     checked = (
         "Where the victims hold other images of the same classes, the same attack's "
         f"pictures have a similarity of {control['ssim']:.2f} to these, and "
-        f"{summary['identified']['control']:.0%} of them are nearest to one."
+        f"{summary['identified']['control']:.0%} of them are nearest to one. To "
+        f"{summary['found']['attack']:.0%} of the victims' images some picture is "
+        f"nearer than any other real one (control: {summary['found']['control']:.0%})."
     )
     return "\n\n".join([opening, told, checked, _seen(summary)]), kind
 
@@ -297,6 +299,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
             ("judge share", pooled["attack"]["judge_share"]),
             ("nearest to an image of the victim's", summary["identified"]["attack"]),
             ("the same, control", summary["identified"]["control"]),
+            ("victims' images found", summary["found"]["attack"]),
             ("labels right", summary["labels_right"]),
             ("judge's accuracy", summary["judge_accuracy"]),
             ("attacked round", summary["attack_round"]),

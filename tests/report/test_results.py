@@ -210,6 +210,7 @@ def _update_summary(seed, **changes):
         "rounds": 30,
         "seconds": 21.4,
         "identified": {"attack": 0.95, "control": 0.05, "chance": 0.03},
+        "found": {"attack": 0.9, "control": 0.0},
         "pooled": {
             "recovered": 0.8,
             "attack": scored,

@@ -127,6 +127,7 @@ def _update_attack_row(summary: Mapping) -> dict[str, object]:
             "other real images'": pooled["reference"]["ssim"],
             "nearest to the victim's own": summary["identified"]["attack"],
             "control's": summary["identified"]["control"],
+            "images found": summary["found"]["attack"],
             "judge share": pooled["attack"]["judge_share"],
         }
     if summary["epsilon"] is not None:
