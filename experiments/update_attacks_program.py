@@ -22,7 +22,7 @@ The arms of a run:
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -184,13 +184,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         seed=settings.seed,
     )
     spending = build_round_spending(settings.defences, own)
-    goes_on = build_rounds_go_on(spending, settings.privacy_budget)
-    if goes_on and not (member or goes_on(settings.attack_round, {})):
-        raise InputError(
-            f"--privacy_budget is {settings.privacy_budget}: expected at least "
-            f"{spending(settings.attack_round):.4g}, what the rounds up to "
-            f"--attack_round={settings.attack_round} cost; raise it, or attack earlier"
-        )
+    goes_on = _goes_on(settings, spending)
     accuracy = build_accuracy(network, data.test)
     # Attack and control are one process: it is traced and compiled once.
     arms = {
@@ -208,6 +202,21 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         if held
     }
     return Experiment(settings, data, network, threat, inversion, arms, goes_on)
+
+
+def _goes_on(
+    settings: Settings, spending: Callable[[int], float] | None
+) -> program.GoesOn | None:
+    """Whether a round is affordable; the attacked one has to be."""
+    goes_on = build_rounds_go_on(spending, settings.privacy_budget)
+    member = settings.attack is Attack.MEMBERSHIP
+    if goes_on and not (member or goes_on(settings.attack_round, {})):
+        raise InputError(
+            f"--privacy_budget is {settings.privacy_budget}: expected at least "
+            f"{spending(settings.attack_round):.4g}, what the rounds up to "
+            f"--attack_round={settings.attack_round} cost; raise it, or attack earlier"
+        )
+    return goes_on
 
 
 async def run(
@@ -269,7 +278,9 @@ def membership_losses(
     )
 
 
-def _membership(network: Network, data: Data):
+def _membership(
+    network: Network, data: Data
+) -> Callable[[Weights], Mapping[str, float]]:
     """What is measured of the shared model after each round."""
 
     def measure(weights: Weights) -> dict[str, float]:

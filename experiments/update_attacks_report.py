@@ -77,31 +77,25 @@ def pictures_verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     Returns:
       (text, kind). 'undefined' where `recovered` is not; 'leak' when it is at least
       `LEAK_FROM` and the judge names at least 80% of the pictures rightly; 'none' when
-      it is below `PARTIAL_FROM`; otherwise 'partial'.
+      it is below `PARTIAL_FROM` and pictures do not tell whose images they are of (at
+      least half of them nearest to the victim's, and of the control's fewer); otherwise
+      'partial'.
     """
-    pooled = summary["pooled"]
+    pooled, kind = summary["pooled"], _pictures_kind(summary)
     attack, control = pooled["attack"], pooled["control"]
-    share, gained = attack["judge_share"], pooled["recovered"]
-    if gained is None:
-        kind, opening = (
-            "undefined",
-            "Similarity cannot tell here whether images leaked.",
-        )
-    elif gained < PARTIAL_FROM:
-        kind, opening = "none", "The server did not reconstruct the victims' images."
-    elif gained >= LEAK_FROM and share >= REACHED_SHARE:
-        kind, opening = "leak", "The server reconstructed the victims' own images."
-    else:
-        kind, opening = (
-            "partial",
-            "The server reconstructed the victims' images in part.",
-        )
+    opening = {
+        "undefined": "Similarity cannot tell here whether images leaked.",
+        "none": "The server did not reconstruct the victims' images.",
+        "leak": "The server reconstructed the victims' own images.",
+        "partial": "The server reconstructed the victims' images in part.",
+    }[kind]
     told = (
         f"Similarity to the victims' images is {attack['ssim']:.2f}, where 1 is the "
         f"image itself. What needs no leak of theirs reaches "
         f"{pooled['floor']['value']:.2f}; other real images of the class have "
-        f"{pooled['reference']['ssim']:.2f}. The judge names {share:.0%} of the "
-        f"pictures rightly, and {summary['identified']['attack']:.0%} are nearer to an "
+        f"{pooled['reference']['ssim']:.2f}. The judge names "
+        f"{attack['judge_share']:.0%} of the pictures rightly, and "
+        f"{summary['identified']['attack']:.0%} are nearer to an "
         "image of the victim's than to any other real one of the class."
     )
     checked = (
@@ -112,6 +106,18 @@ def pictures_verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
         f"nearer than any other real one (control: {summary['found']['control']:.0%})."
     )
     return "\n\n".join([opening, told, checked, _seen(summary)]), kind
+
+
+def _pictures_kind(summary: Mapping[str, Any]) -> str:
+    pooled, identified = summary["pooled"], summary["identified"]
+    gained = pooled["recovered"]
+    if gained is None:
+        return "undefined"
+    told_apart = identified["attack"] >= 0.5 > identified["control"]
+    if gained < PARTIAL_FROM and not told_apart:
+        return "none"
+    good = pooled["attack"]["judge_share"] >= REACHED_SHARE
+    return "leak" if gained >= LEAK_FROM and good else "partial"
 
 
 def membership_verdict(summary: Mapping[str, Any]) -> tuple[str, str]:

@@ -355,18 +355,22 @@ def test_the_scale_of_an_inversion_is_the_clients_rate_times_steps():
 
 class TestVerdicts:
     @pytest.mark.parametrize(
-        "recovered, share, kind",
+        "recovered, share, identified, kind",
         [
-            (0.8, 0.9, "leak"),
-            (0.8, 0.5, "partial"),
-            (0.3, 0.9, "partial"),
-            (0.05, 0.9, "none"),
-            (-2.0, 0.0, "none"),
-            (None, 0.9, "undefined"),
+            (0.8, 0.9, 1.0, "leak"),
+            (0.8, 0.5, 1.0, "partial"),
+            (0.3, 0.9, 0.1, "partial"),
+            (0.05, 0.9, 0.1, "none"),
+            (-2.0, 0.0, 0.1, "none"),
+            # Unlike the images, and yet of nobody else.
+            (-2.0, 0.0, 0.9, "partial"),
+            (None, 0.9, 1.0, "undefined"),
         ],
     )
-    def test_of_pictures(self, inverted, recovered, share, kind):
+    def test_of_pictures(self, inverted, recovered, share, identified, kind):
         _, summary = inverted
+        told = summary["identified"] | {"attack": identified}
+        summary = summary | {"identified": told}
         pooled = summary["pooled"] | {"recovered": recovered}
         pooled["attack"] = pooled["attack"] | {"judge_share": share}
         text, found = report.pictures_verdict(summary | {"pooled": pooled})
