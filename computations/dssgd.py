@@ -114,6 +114,7 @@ def build_dssgd(
     training: LocalSgd | LocalTraining | None = None,
     transform: ClientTransform | None = None,
     adversary_training: LocalSgd | LocalTraining | None = None,
+    adversaries_exempt: bool = False,
     upload_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
     metrics_aggregator: tff.aggregators.UnweightedAggregationFactory | None = None,
     element_spec: Any = None,
@@ -150,6 +151,8 @@ def build_dssgd(
       transform: what adversaries do with their turns; None: there are none.
       adversary_training: how adversaries train, with as many shared numbers; None: as
         all do. Nothing makes an adversary add the noise of a private training.
+      adversaries_exempt: whether adversaries leave out a `privacy` that is a `LocalDp`,
+        as nothing makes them clip and noise what they upload.
       upload_aggregator: how uploads `[S]` are joined, any factory of TFF for an
         unweighted value; None sums in the clear.
       metrics_aggregator: how the counts behind the metrics (float32) are summed, a
@@ -167,12 +170,18 @@ def build_dssgd(
 
     Raises:
       InputError: if a value is out of its range, `sharing` and `privacy` disagree on
-        uploads, `metrics_aggregator` cannot be used, or the network keeps running
-        statistics, which this protocol does not share.
+        uploads, `metrics_aggregator` cannot be used, adversaries are exempt from
+        something else than a `LocalDp`, or the network keeps running statistics, which
+        this protocol does not share.
     """
     _check(network, max_staleness, recency_decay)
     sharing = sharing or SelectiveSharing()
     _check_uploads(sharing, privacy)
+    if adversaries_exempt and not isinstance(privacy, LocalDp):
+        raise InputError(
+            f"adversaries_exempt is given with privacy {privacy}: expected a LocalDp "
+            "to be exempt from; leave it out"
+        )
     training = _local_training(network, training)
     if adversary_training is not None:
         adversary_training = _local_training(network, adversary_training)
@@ -184,8 +193,11 @@ def build_dssgd(
     initialize = _build_initialize(training, aggregation, max_staleness, root)
     server_type = initialize.type_signature.result.member
     publish = _build_publish(server_type, max_staleness, root)
+    choose_upload = _build_upload(
+        sharing, privacy, exempt=adversaries_exempt and transform is not None
+    )
     take_turn = _build_turn(
-        network, sharing, privacy, training, transform, adversary_training
+        network, sharing, choose_upload, training, transform, adversary_training
     )
     element_spec = element_spec or (
         tf.TensorSpec([None, *network.input_shape]),
@@ -381,13 +393,12 @@ def _build_publish(server_type, max_staleness: int, root: np.ndarray) -> Callabl
 def _build_turn(
     network: Network,
     sharing: SelectiveSharing,
-    privacy: SparseVector | LocalDp | None,
+    choose_upload: Callable,
     training: LocalTraining,
     transform: ClientTransform | None,
     adversary_training: LocalTraining | None,
 ) -> Callable:
     """A participant's turn: algorithm 1 of Hitaj et al., lines 3 to 15."""
-    choose_upload = _build_upload(sharing, privacy)
     train = _build_train(training, transform, adversary_training)
 
     @tf.function
@@ -401,7 +412,8 @@ def _build_turn(
                 transform, private, download, data, seed
             )
         trained = train(download, data, state, derive(seed, Role.SHUFFLE))
-        upload, epsilon = choose_upload(trained.parameters - download.parameters, seed)
+        update = trained.parameters - download.parameters
+        upload, epsilon = choose_upload(update, seed, state)
         return _Turn(
             upload,
             _state_after(state, trained, private),
@@ -481,18 +493,26 @@ def _count(
 
 
 def _build_upload(
-    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None
+    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None, exempt: bool
 ) -> Callable:
     """What of an update is uploaded, and its epsilon, empty without privacy."""
 
-    def shared(update, seed):
+    def shared(update, seed, state):
+        del state
         return select_upload(sharing, update, derive(seed, Role.UPLOAD)), ()
 
-    def sparse(update, seed):
+    def sparse(update, seed, state):
+        del state
         return private_upload(privacy, update, derive(seed, Role.SPARSE_VECTOR))
 
-    def local(update, seed):
-        return shared(noised(privacy, update, derive(seed, Role.LOCAL_NOISE)), seed)
+    def local(update, seed, state):
+        def private():
+            return noised(privacy, update, derive(seed, Role.LOCAL_NOISE))
+
+        if not exempt:
+            return shared(private(), seed, state)
+        malicious = client_transform.has_row(state.private)
+        return shared(tf.cond(malicious, lambda: update, private), seed, state)
 
     if privacy is None:
         return shared

@@ -40,6 +40,7 @@ from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import only_row
 from tff_leak.data.sources import Examples
+from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
@@ -136,6 +137,8 @@ class Settings:
       snapshot_every: rounds between two looks at the generators.
       privacy: differential privacy of all uploads; None: there is none.
       record_dp: differential privacy of all training; None: there is none.
+      local_dp: differential privacy of every honest participant's uploads, a turn
+        whole; None: there is none.
       privacy_budget: largest epsilon of a participant; the run ends before a round
         that would pass it. None: there is none.
     """
@@ -152,6 +155,7 @@ class Settings:
     snapshot_every: int = 10
     privacy: SparseVector | None = None
     record_dp: RecordLevelDp | None = None
+    local_dp: LocalDp | None = None
     privacy_budget: float | None = None
 
 
@@ -205,21 +209,24 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         if arm is Arm.PASSIVE:
             attack = dataclasses.replace(attack, influence=False)
         transform = client_gan.build_client_gan(attack, network)
+        federation = data.federation
+        if arm is Arm.CONTROL:
+            federation = federation.without_targets()
+        # Refuses mechanisms that do not go together.
+        spending = _spending(settings, network, federation)
         # Attack and control are one process: it is traced and compiled once.
         if attack.influence not in processes:
             processes[attack.influence] = dssgd.build_dssgd(
                 network,
                 sharing=settings.sharing,
-                privacy=settings.privacy,
+                privacy=settings.privacy or settings.local_dp,
+                adversaries_exempt=settings.local_dp is not None,
                 training=local_training(network, settings.training, settings.record_dp),
                 transform=transform,
                 adversary_training=settings.training if settings.record_dp else None,
                 max_staleness=settings.max_staleness,
                 seed=settings.seed,
             )
-        federation = data.federation
-        if arm is Arm.CONTROL:
-            federation = federation.without_targets()
         attacks[arm] = attack
         arms[arm] = DssgdArm(
             process=processes[attack.influence],
@@ -230,7 +237,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             accuracy=accuracy,
             transform=transform,
             private=_initial_attacks(attack, network, data.federation, settings.seed),
-            spending=_spending(settings, network, federation),
+            spending=spending,
         )
     goes_on = build_goes_on(
         {arm.value: built.spending for arm, built in arms.items()},
@@ -348,6 +355,7 @@ def evaluate(
         arm.value: experiment.arms[arm].accuracy(state.server)
         for arm, state in states.items()
     }
+    private = settings.record_dp or settings.local_dp
     summary = {
         "experiment": "client_gan",
         "dataset": data.source.name,
@@ -359,7 +367,7 @@ def evaluate(
         "visible_window": list(window),
         "epsilon": for_json(epsilon_spent(directory.metrics_csv)),
         "epsilon_turn": for_json(epsilon_spent(directory.metrics_csv, "epsilon_turn")),
-        "delta": settings.record_dp.delta if settings.record_dp else None,
+        "delta": private.delta if private else None,
         "rounds_planned": settings.rounds,
         "generator_steps": mean_over_rounds(directory.metrics_csv, "generator_steps"),
         "seconds": clock.seconds(),
@@ -501,6 +509,7 @@ def _spending(
             0 if number in federation.adversaries else len(part)
             for number, part in enumerate(federation.data)
         ],
+        settings.local_dp,
     )
 
 

@@ -13,6 +13,7 @@ privacy, is another experiment.
 # bazel: dep = experiments.run_model_inversion
 # bazel: dep = experiments.run_server_gan
 # bazel: dep = experiments.place_flags
+# bazel: dep = experiments.run_update_attacks
 
 import ast
 import dataclasses
@@ -21,20 +22,28 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import client_gan_program, server_gan_program
+from experiments import (
+    client_gan_program,
+    server_gan_program,
+    update_attacks_program,
+)
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
 from experiments.key_guesses import SearchTurns
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
+from tff_leak.attacks.gradient_inversion import GradientInversion
 from tff_leak.attacks.model_inversion import ModelInversion
 from tff_leak.attacks.representatives import Representatives
 from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.defences.key_protection import KeyTraining
+from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
+from tff_leak.defences.secure_aggregation import SecureAggregation
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.training import LocalSgd
 
@@ -46,6 +55,7 @@ BINARIES = {
     "leak_matrix": "run_leak_matrix",
     "model_inversion": "run_model_inversion",
     "server_gan": "run_server_gan",
+    "update_attacks": "run_update_attacks",
 }
 """By `config.json`'s experiment."""
 
@@ -56,6 +66,9 @@ _SETTINGS = {
     "inversion": ModelInversion,
     "sparse_vector": SparseVector,
     "record_dp": RecordLevelDp,
+    "local_dp": LocalDp,
+    "user_dp": UserLevelDp,
+    "secure_aggregation": SecureAggregation,
     "keys": KeySettings,
     "geometry": Geometry,
     "search": SearchTurns,
@@ -65,12 +78,22 @@ _SETTINGS = {
     "matching": Representatives,
 }
 # Without a value there is no such part.
-_OPTIONAL = {"sparse_vector", "record_dp"}
+_OPTIONAL = {
+    "sparse_vector",
+    "record_dp",
+    "local_dp",
+    "user_dp",
+    "secure_aggregation",
+}
 # Of the binaries whose flag of that name sets something else.
 _OTHER_SETTINGS = {
     ("key_protected", "training"): KeyTraining,
     ("server_gan", "training"): BatchSgd,
     ("server_gan", "attack"): ServerGan,
+    ("update_attacks", "training"): BatchSgd,
+    ("update_attacks", "inversion"): GradientInversion,
+    # There it is a name.
+    ("update_attacks", "attack"): None,
 }
 # What a run may choose without being another experiment.
 _FREE = {
@@ -165,6 +188,10 @@ def fixed_fields(experiment: str, flag: str) -> tuple[str, ...]:
     """Returns those fields of that dataclass that the program sets, and no flag."""
     if flag == "matching":
         return server_gan_program.FIXED_MATCHING_FIELDS
+    if flag == "user_dp":
+        return update_attacks_program.FIXED_USER_FIELDS
+    if flag == "inversion" and experiment == "update_attacks":
+        return update_attacks_program.FIXED_INVERSION_FIELDS
     if flag != "attack":
         return ()
     of_server = experiment == "server_gan"
@@ -186,6 +213,12 @@ def _wanted_settings(
         return server_gan_program.attack_config(given)
     if cls is Representatives:
         return server_gan_program.matching_config(given)
+    if cls is GradientInversion:
+        return update_attacks_program.inversion_config(given)
+    if cls is UserLevelDp:
+        clients = int(flags["clients"])
+        fixed = update_attacks_program.FIXED_USER_FIELDS
+        return plain(cls(**given, **dict.fromkeys(fixed, clients)))
     if cls is ClientGan:
         return client_gan_program.attack_config(given)
     return plain(cls(**given))

@@ -1,19 +1,27 @@
-"""Differential privacy of a run of DSSGD: what it costs, and when a budget ends it."""
+"""Differential privacy of a run: what it costs, and when a budget ends it."""
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dp_accounting import DpEvent
+
+from computations.watched_fed_avg import Defences
 from experiments.settings import plain
+from tff_leak.defences import local_dp as local_dp_lib
+from tff_leak.defences import user_level_dp
 from tff_leak.defences.accounting import epsilon, repeated
+from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import (
     RecordLevelDp,
     record_private_training,
+    round_event,
     turn_event,
 )
 from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
 from tff_leak.errors import InputError
+from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.network import Network
 from tff_leak.models.training import LocalSgd, LocalTraining
 
@@ -30,16 +38,15 @@ def local_training(
     return record_private_training(record_dp, training, network)
 
 
-def config(
-    sparse_vector: SparseVector | None,
-    record_dp: RecordLevelDp | None,
-    budget: float | None,
-) -> dict[str, Any]:
+def config(parts: Mapping[str, Any], budget: float | None) -> dict[str, Any]:
     """Returns what of it stands in `config.json`.
 
     Only what is set: runs from before there were these flags go on.
+
+    Args:
+      parts: dataclasses of settings by flag, or None.
+      budget: the largest epsilon, or None.
     """
-    parts = {"sparse_vector": sparse_vector, "record_dp": record_dp}
     found = {name: plain(part) for name, part in parts.items() if part is not None}
     return found if budget is None else found | {"privacy_budget": budget}
 
@@ -50,8 +57,9 @@ def build_spending(
     sparse_vector: SparseVector | None,
     record_dp: RecordLevelDp | None,
     examples: Sequence[int],
+    local_dp: LocalDp | None = None,
 ) -> Spending | None:
-    """Returns what turns cost; None without differential privacy.
+    """Returns what turns of DSSGD cost; None without differential privacy.
 
     Args:
       network: the shared model.
@@ -60,31 +68,73 @@ def build_spending(
       record_dp: of the training.
       examples: records of each participant; 0 for those whose records are nobody's
         concern, the adversaries.
+      local_dp: of the uploads, each a participant's whole turn.
 
     Raises:
-      InputError: if two mechanisms are given.
+      InputError: if several mechanisms are given.
     """
-    if sparse_vector is not None and record_dp is not None:
-        raise InputError(
-            "--record_dp is given beside --sparse_vector: expected one of them, since "
-            "their epsilons protect different things and do not add up; leave one out"
-        )
+    _check_one(
+        {"record_dp": record_dp, "sparse_vector": sparse_vector, "local_dp": local_dp}
+    )
     if sparse_vector is not None:
         size = network.num_parameters
         return lambda turns: total_epsilon(sparse_vector, size, max(turns))
-    if record_dp is None:
+    if record_dp is None and local_dp is None:
         return None
+    private = record_dp or local_dp
 
     # Asked several times a round, by the metrics and the budget.
     @functools.cache
     def of_one(records: int, count: int) -> float:
-        event = repeated(turn_event(record_dp, training, records), count)
-        return epsilon(event, record_dp.delta, record_dp.neighbours)
+        if record_dp is not None:
+            event = turn_event(record_dp, training, records)
+        else:
+            event = local_dp_lib.upload_event(local_dp)
+        # Whoever has no records has nothing to lose.
+        spent = repeated(event, count if records else 0)
+        return epsilon(spent, private.delta, private.neighbours)
 
     def spending(turns: Sequence[int]) -> float:
         return max(of_one(*one) for one in set(zip(examples, turns, strict=True)))
 
     return spending
+
+
+def build_round_spending(
+    defences: Defences, training: BatchSgd
+) -> Callable[[int], float] | None:
+    """Returns what rounds of federated averaging cost; None without privacy.
+
+    Args:
+      defences: of the clients, all of whom take part in every round.
+      training: of the clients; of FedSGD `own_training`.
+
+    Returns:
+      From a number of rounds to the epsilon of every client (or of its records).
+    """
+    private = mechanism(defences)
+    if private is None:
+        return None
+
+    def event(rounds: int) -> DpEvent:
+        if defences.user_dp is not None:
+            return user_level_dp.event(defences.user_dp, rounds)
+        if defences.local_dp is not None:
+            return repeated(local_dp_lib.upload_event(defences.local_dp), rounds)
+        return repeated(round_event(defences.record_dp, training), rounds)
+
+    @functools.cache
+    def spending(rounds: int) -> float:
+        return epsilon(event(rounds), private.delta, private.neighbours)
+
+    return spending
+
+
+def mechanism(
+    defences: Defences,
+) -> RecordLevelDp | LocalDp | user_level_dp.UserLevelDp | None:
+    """Returns the differential privacy among the defences, with its delta."""
+    return defences.record_dp or defences.local_dp or defences.user_dp
 
 
 def build_goes_on(
@@ -104,23 +154,12 @@ def build_goes_on(
     """
     if budget is None:
         return None
-    if not (budget > 0 and math.isfinite(budget)):
-        raise InputError(
-            f"--privacy_budget is {budget}: expected a finite epsilon above 0; leave "
-            "it out for none"
-        )
-    for name, of_arm in spending.items():
-        if of_arm is None:
-            raise InputError(
-                f"--privacy_budget is {budget} without differential privacy: expected "
-                "--record_dp or --sparse_vector beside it; add one"
-            )
-        first = of_arm([1] * participants)
-        if first > budget:
-            raise InputError(
-                f"--privacy_budget is {budget}: expected at least {first:.4g}, what "
-                f"one round of {name} costs; raise it, or add noise"
-            )
+    once = [1] * participants
+    _check_budget(
+        budget,
+        {name: of_arm and of_arm(once) for name, of_arm in spending.items()},
+        "--record_dp, --local_dp or --sparse_vector",
+    )
 
     def goes_on(round_num: int, states: Mapping[str, Any]) -> bool:
         del round_num
@@ -130,6 +169,64 @@ def build_goes_on(
         )
 
     return goes_on
+
+
+def build_rounds_go_on(
+    spending: Callable[[int], float] | None, budget: float | None
+) -> Callable[[int, Mapping[str, Any]], bool] | None:
+    """The same as `build_goes_on` for federated averaging.
+
+    Args:
+      spending: see `build_round_spending`.
+      budget: the largest epsilon; None for no end.
+
+    Raises:
+      InputError: as `build_goes_on`.
+    """
+    if budget is None:
+        return None
+    _check_budget(
+        budget,
+        {"the federation": spending and spending(1)},
+        "--record_dp, --local_dp or --user_dp",
+    )
+
+    def goes_on(round_num: int, states: Mapping[str, Any]) -> bool:
+        del states
+        return spending(round_num) <= budget
+
+    return goes_on
+
+
+def _check_budget(budget: float, first: Mapping[str, float | None], flags: str) -> None:
+    """Raises InputError unless all is private and one round affordable."""
+    if not (budget > 0 and math.isfinite(budget)):
+        raise InputError(
+            f"--privacy_budget is {budget}: expected a finite epsilon above 0; leave "
+            "it out for none"
+        )
+    for name, price in first.items():
+        if price is None:
+            raise InputError(
+                f"--privacy_budget is {budget} without differential privacy: expected "
+                f"{flags} beside it; add one"
+            )
+        if price > budget:
+            raise InputError(
+                f"--privacy_budget is {budget}: expected at least {price:.4g}, what "
+                f"one round of {name} costs; raise it, or add noise"
+            )
+
+
+def _check_one(mechanisms: Mapping[str, Any]) -> None:
+    """Raises InputError if several mechanisms of differential privacy are given."""
+    given = [f"--{name}" for name, part in mechanisms.items() if part is not None]
+    if len(given) > 1:
+        raise InputError(
+            f"{given[0]} is given beside {' and '.join(given[1:])}: expected one of "
+            "them, since their epsilons protect different things and do not add up; "
+            "leave the others out"
+        )
 
 
 def for_json(value: float | None) -> float | str | None:

@@ -22,8 +22,9 @@ _PRESET = flags.DEFINE_string(
 )
 _DOCS = flags.DEFINE_string("docs", "docs", "The documentation's folder.")
 
-# What a run of `run_key_protected` is about, where it has it.
+# What a run of `run_key_protected` or of membership is about, where it has it.
 _CURVES = (
+    "advantage",
     "participant_accuracy",
     "largest",
     "score_mean",

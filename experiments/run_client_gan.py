@@ -23,6 +23,7 @@ from experiments.federation import Data, check_staleness, integers, load_data
 from experiments.run_clock import RunClock
 from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.client_gan import ClientGan
+from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
@@ -76,6 +77,12 @@ _RECORD_DP = flags.DEFINE_string(
     "",
     "Differential privacy of the training, by record: settings of RecordLevelDp, e.g. "
     "clip=1,noise_multiplier=1.1,sampling=poisson; empty: none.",
+)
+_LOCAL_DP = flags.DEFINE_string(
+    "local_dp",
+    "",
+    "Differential privacy of what a participant's turn uploads, by itself: settings of "
+    "LocalDp, e.g. clip=0.5,noise_multiplier=0.01; empty: none.",
 )
 _PRIVACY_BUDGET = flags.DEFINE_float(
     "privacy_budget",
@@ -150,6 +157,7 @@ def _settings() -> client_gan_program.Settings:
             SparseVector, _SPARSE_VECTOR.value, flag=_SPARSE_VECTOR.name
         ),
         record_dp=build_optional(RecordLevelDp, _RECORD_DP.value, flag=_RECORD_DP.name),
+        local_dp=build_optional(LocalDp, _LOCAL_DP.value, flag=_LOCAL_DP.name),
         privacy_budget=_PRIVACY_BUDGET.value,
     )
 
@@ -180,7 +188,12 @@ def _data(seed: int) -> Data:
 def _config(settings: client_gan_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
     private = privacy.config(
-        settings.privacy, settings.record_dp, settings.privacy_budget
+        {
+            "sparse_vector": settings.privacy,
+            "record_dp": settings.record_dp,
+            "local_dp": settings.local_dp,
+        },
+        settings.privacy_budget,
     )
     return (
         common_flags.config(threads)

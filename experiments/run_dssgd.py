@@ -12,6 +12,7 @@ was interrupted.
 import asyncio
 import csv
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from absl import flags
@@ -36,6 +37,7 @@ from experiments.privacy import (
 from experiments.run_clock import RunClock
 from experiments.settings import build_optional, parse, plain
 from tff_leak.data import partition, sources
+from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
@@ -65,6 +67,9 @@ _SPARSE_VECTOR = flags.DEFINE_string(
 )
 _RECORD_DP = flags.DEFINE_string(
     "record_dp", "", "Differential privacy of the training, as in run_client_gan."
+)
+_LOCAL_DP = flags.DEFINE_string(
+    "local_dp", "", "Differential privacy of a turn's upload, as in run_client_gan."
 )
 _PRIVACY_BUDGET = flags.DEFINE_float(
     "privacy_budget", None, "Largest epsilon of a participant, as in run_client_gan."
@@ -119,6 +124,7 @@ class _Settings(NamedTuple):
     training: LocalSgd
     privacy: SparseVector | None
     record_dp: RecordLevelDp | None
+    local_dp: LocalDp | None
 
 
 def _settings() -> _Settings:
@@ -128,8 +134,9 @@ def _settings() -> _Settings:
         SparseVector, _SPARSE_VECTOR.value, flag=_SPARSE_VECTOR.name
     )
     record_dp = build_optional(RecordLevelDp, _RECORD_DP.value, flag=_RECORD_DP.name)
+    local_dp = build_optional(LocalDp, _LOCAL_DP.value, flag=_LOCAL_DP.name)
     return _Settings(
-        SelectiveSharing(**sharing), LocalSgd(**training), privacy, record_dp
+        SelectiveSharing(**sharing), LocalSgd(**training), privacy, record_dp, local_dp
     )
 
 
@@ -158,6 +165,7 @@ def _arms(settings: _Settings) -> dict[str, DssgdArm]:
         settings.privacy,
         settings.record_dp,
         [len(part) for part in federation.data],
+        settings.local_dp,
     )
     processes = {}
     arms = {}
@@ -167,7 +175,7 @@ def _arms(settings: _Settings) -> dict[str, DssgdArm]:
             processes[stale] = dssgd.build_dssgd(
                 network,
                 sharing=settings.sharing,
-                privacy=settings.privacy,
+                privacy=settings.privacy or settings.local_dp,
                 training=local_training(network, settings.training, settings.record_dp),
                 max_staleness=stale,
                 seed=seed,
@@ -186,7 +194,12 @@ def _arms(settings: _Settings) -> dict[str, DssgdArm]:
 
 def _config(settings: _Settings, threads: int) -> dict:
     private = privacy.config(
-        settings.privacy, settings.record_dp, _PRIVACY_BUDGET.value
+        {
+            "sparse_vector": settings.privacy,
+            "record_dp": settings.record_dp,
+            "local_dp": settings.local_dp,
+        },
+        _PRIVACY_BUDGET.value,
     )
     return (
         common_flags.config(threads)
@@ -225,9 +238,15 @@ def _summary(directory: RunDirectory, orders: list[str], clock: RunClock) -> dic
         "seconds": clock.seconds(),
         "epsilon": for_json(epsilon_spent(directory.metrics_csv)),
         "epsilon_turn": for_json(epsilon_spent(directory.metrics_csv, "epsilon_turn")),
-        "delta": directory.config.get("record_dp", {}).get("delta"),
+        "delta": _delta(directory.config),
         "orders": figures,
     }
+
+
+def _delta(config: Mapping) -> float | None:
+    """Of the differential privacy that has one."""
+    private = config.get("record_dp") or config.get("local_dp") or {}
+    return private.get("delta")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tensorflow as tf
-
+from experiments.fed_avg_arm import client_datasets, shared_weights
 from tff_leak.attacks import server_gan
-from tff_leak.attacks.observation import client_data
 from tff_leak.data.sources import Examples
 from tff_leak.models.network import Weights
-from tff_leak.runtime import seeding
-from tff_leak.runtime.seeding import Role
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +46,10 @@ class ServerGanArm:
           the attack's note, `discriminator_loss`, `generator_loss`, `category_share`,
           `identity_share` and `score` of the rounds in which it trained.
         """
-        state, measured = await self.process.next(state, self._datasets(round_num))
+        datasets = client_datasets(
+            self.data, self.batch_size, self.seed, round_num, self.attacked
+        )
+        state, measured = await self.process.next(state, datasets)
         metrics = {
             "train_loss": float(measured["client_work"]["train"]["loss"]),
             "task_accuracy": await asyncio.to_thread(
@@ -63,21 +62,6 @@ class ServerGanArm:
                 metrics |= {name: float(getattr(note, name)) for name in _NOTED}
         return state, metrics
 
-    def _datasets(self, round_num: int) -> list[Any]:
-        datasets = []
-        for number, examples in enumerate(self.data):
-            rng = seeding.generator(self.seed, Role.SHUFFLE, round_num, number)
-            order = rng.permutation(len(examples))
-            dataset = tf.data.Dataset.from_tensor_slices(
-                (examples.images[order], examples.labels[order])
-            ).batch(self.batch_size)
-            options = tf.data.Options()
-            options.experimental_optimization.apply_default_optimizations = False
-            options.autotune.enabled = False
-            dataset = dataset.with_options(options)
-            datasets.append(client_data(dataset, number) if self.attacked else dataset)
-        return datasets
-
 
 _NOTED = (
     "discriminator_loss",
@@ -86,11 +70,6 @@ _NOTED = (
     "identity_share",
     "score",
 )
-
-
-def shared_weights(state: Any) -> Weights:
-    """Returns the shared model; what else an active server carries is no part of it."""
-    return Weights(list(state.global_model_weights.trainable), [])
 
 
 def attack_state(state: Any) -> server_gan.State:

@@ -22,8 +22,9 @@ from computations.fed_avg import build_fed_avg
 from computations.malicious_server import build_active_mgan, build_passive_mgan
 from computations.representatives import build_find_representatives
 from experiments.evaluation import build_accuracy, build_judge
+from experiments.fed_avg_arm import shared_weights
 from experiments.run_clock import RunClock
-from experiments.server_gan_arm import ServerGanArm, attack_state, shared_weights
+from experiments.server_gan_arm import ServerGanArm, attack_state
 from experiments.server_gan_data import Data
 from experiments.settings import plain
 from tff_leak.attacks import server_gan

@@ -8,7 +8,7 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from tff_leak.errors import InputError
@@ -49,20 +49,25 @@ def parse(cls: type[T], text: str, *, flag: str, given: Collection[str] = ()) ->
     return values
 
 
-def build_optional(cls: type[T], text: str, *, flag: str) -> T | None:
+def build_optional(
+    cls: type[T], text: str, *, flag: str, given: Mapping[str, Any] | None = None
+) -> T | None:
     """Builds a dataclass from a flag that may be left out.
 
     Args:
       cls: the dataclass.
       text: the flag's value, as for `parse`; empty for None.
       flag: its name, for messages.
+      given: fields that the caller sets itself, with their values.
 
     Raises:
       InputError: as `parse`, or if a field without default is not given.
     """
-    values = parse(cls, text, flag=flag)
+    given = given or {}
+    values = parse(cls, text, flag=flag, given=given)
     if not values:
         return None
+    values |= given
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in values:
             raise InputError(

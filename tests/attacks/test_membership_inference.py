@@ -5,7 +5,11 @@ import pytest
 import tensorflow as tf
 
 from tff_leak.attacks import membership_inference
-from tff_leak.attacks.membership_inference import example_losses, infer_membership
+from tff_leak.attacks.membership_inference import (
+    bootstrap_intervals,
+    example_losses,
+    infer_membership,
+)
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, layers
 from tff_leak.models.batched_sgd import Batches, BatchSgd, train_on_batches
@@ -96,3 +100,32 @@ def test_a_model_of_another_round_is_not_traced_anew():
 def test_losses_that_are_none_are_refused(members):
     with pytest.raises(InputError, match="losses of members .* give both groups"):
         infer_membership(members, [1.0])
+
+
+class TestIntervals:
+    def test_they_have_the_width_of_the_statistic(self):
+        """Of losses that tell nothing AUC has variance (n + m + 1) / (12 n m)."""
+        rng = np.random.default_rng(0)
+        members, others = rng.normal(size=(2, 200))
+        found = bootstrap_intervals(members, others, seed=1)
+        low, high = found["auc"]
+        assert low < infer_membership(members, others).auc < high
+        expected = 2 * 1.96 * np.sqrt(401 / (12 * 200 * 200))
+        assert 0.85 * expected < high - low < 1.15 * expected
+        # The best threshold is best by chance as well.
+        assert found["advantage"][0] > 0
+
+    def test_groups_apart_stay_apart(self):
+        found = bootstrap_intervals(np.zeros(9), np.ones(9), seed=0)
+        assert found == {"auc": (1.0, 1.0), "advantage": (1.0, 1.0)}
+
+    def test_they_follow_the_seed(self):
+        losses = np.random.default_rng(2).normal(size=(2, 40))
+        first, again, other = (
+            bootstrap_intervals(*losses, seed=seed, resamples=50) for seed in (0, 0, 1)
+        )
+        assert first == again != other
+
+    def test_bad_input(self):
+        with pytest.raises(InputError, match="losses of others have shape"):
+            bootstrap_intervals(np.zeros(3), np.zeros(0), seed=0)

@@ -188,11 +188,49 @@ def test_turn_orders():
     assert again == orders[5]
 
 
-def test_adversaries_may_train_in_a_way_of_their_own():
-    def keep(state, download, data, seed):
-        return state, data
+def _keeping():
+    """An adversary that changes nothing."""
+    return ClientTransform(
+        tf.TensorSpec([]), lambda state, download, data, seed: (state, data)
+    )
 
-    transform = ClientTransform(tf.TensorSpec([]), keep)
+
+def _honest_and_malicious(server, transform):
+    return (
+        initial_client_state(
+            LINEAR,
+            server,
+            participant=number,
+            seed=0,
+            transform=transform,
+            private=private,
+        )
+        for number, private in ((0, None), (1, tf.constant(0.0)))
+    )
+
+
+@pytest.mark.parametrize("exempt", [True, False])
+def test_adversaries_need_not_noise_what_they_upload(exempt):
+    process = build_dssgd(
+        LINEAR,
+        training=STEP,
+        transform=_keeping(),
+        privacy=LocalDp(0.05, 1.0),
+        adversaries_exempt=exempt,
+    )
+    server = process.initialize()
+    honest, malicious = _honest_and_malicious(server, _keeping())
+    sent, _, _ = process.next(server, [SECOND], [malicious])
+    exact = np.allclose(sent.parameters, SECOND_UPDATE, atol=1e-6)
+    assert exact == exempt
+    sent, _, _ = process.next(server, [SECOND], [honest])
+    clipped = SECOND_UPDATE * 0.05 / np.linalg.norm(SECOND_UPDATE)
+    # Four numbers with noise of .05: a norm of .01 or .25 has probability 1e-4.
+    assert 0.01 < np.linalg.norm(sent.parameters - clipped) < 0.25
+
+
+def test_adversaries_may_train_in_a_way_of_their_own():
+    transform = _keeping()
     twice = dataclasses.replace(STEP, learning_rate=0.2)
     noisy = record_private_training(RecordLevelDp(1.0, 5.0), STEP, LINEAR)
     for training in (STEP, noisy):
@@ -200,17 +238,7 @@ def test_adversaries_may_train_in_a_way_of_their_own():
             LINEAR, training=training, transform=transform, adversary_training=twice
         )
         server = process.initialize()
-        honest, malicious = (
-            initial_client_state(
-                LINEAR,
-                server,
-                participant=number,
-                seed=0,
-                transform=transform,
-                private=private,
-            )
-            for number, private in ((0, None), (1, tf.constant(0.0)))
-        )
+        honest, malicious = _honest_and_malicious(server, transform)
         sent, _, _ = process.next(server, [SECOND], [malicious])
         np.testing.assert_allclose(sent.parameters, 2 * SECOND_UPDATE, atol=1e-6)
         sent, _, _ = process.next(server, [SECOND], [honest])
@@ -381,6 +409,7 @@ class TestWithAnAdversary:
     [
         ({"max_staleness": -1}, "max_staleness is -1: expected 0"),
         ({"recency_decay": 0.0}, r"recency_decay is 0.0: expected it in \(0, 1\]"),
+        ({"adversaries_exempt": True}, "privacy None: expected a LocalDp to be exempt"),
     ],
 )
 def test_values_out_of_range(change, message):

@@ -8,6 +8,7 @@ import functools
 import html
 import json
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from experiments.federation import build_federation
 from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
 from tff_leak.data import partition, sources
+from tff_leak.defences.accounting import epsilon, repeated
+from tff_leak.defences.local_dp import LocalDp, upload_event
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
@@ -193,6 +196,25 @@ def test_a_budget_ends_a_private_run_with_a_last_look_and_a_report(
     assert "rounds without the privacy budget" in report
     assert "1e-05" in report
     directory.close()
+
+
+def test_local_privacy_is_of_the_honest_alone(monkeypatch):
+    # What it does to uploads is tested where it is built.
+    build = mock.create_autospec(program.dssgd.build_dssgd)
+    monkeypatch.setattr(program.dssgd, "build_dssgd", build)
+    local = LocalDp(0.5, 4.0)
+    experiment = program.build_experiment(_settings(local_dp=local), _data(per_class=5))
+    given = build.call_args.kwargs
+    assert given["privacy"] is local and given["adversaries_exempt"]
+    # Participant 1 is the adversary: its turns cost nobody anything.
+    spent = epsilon(repeated(upload_event(local), 2), 1e-5, local.neighbours)
+    assert experiment.arms[program.Arm.ATTACK].spending([2, 5]) == spent
+    program.build_experiment(_settings(), _data(per_class=5))
+    given = build.call_args.kwargs
+    assert given["privacy"] is None and not given["adversaries_exempt"]
+    with pytest.raises(InputError, match="--sparse_vector is given beside --local_dp"):
+        both = _settings(local_dp=local, privacy=SparseVector(1.0))
+        program.build_experiment(both, _data(per_class=5))
 
 
 @pytest.mark.parametrize("mutation", ["none", "no generator step", "no injection"])

@@ -10,6 +10,7 @@ from experiments.key_guesses import parse_guesses
 from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.deviations import STRENGTHENED, Deviations
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.models.batched_sgd import BatchSgd
 
 CONFIGS = sorted(presets.CONFIGS.glob("*.flags"))
@@ -25,6 +26,8 @@ def _binary(preset: pathlib.Path) -> str:
         return "run_server_gan"
     if preset.stem.startswith("leak_matrix"):
         return "run_leak_matrix"
+    if preset.stem.startswith(("inversion_", "first_layer_", "membership_")):
+        return "run_update_attacks"
     return "run_model_inversion" if "_mi_" in preset.stem else "run_client_gan"
 
 
@@ -43,7 +46,8 @@ def test_its_flags_and_settings_exist(preset):
         found = parse(cls, text, flag=name, given=given)
         if name != "attack":
             # Out-of-range values are refused here as well.
-            cls(**found)
+            clients = int(flags.get("clients", 10))
+            cls(**found, **dict.fromkeys(given, clients))
     parse_guesses(flags.get("guesses", "known").split(","))
     private = flags.get("sparse_vector", "")
     assert bool(build_optional(SparseVector, private, flag="sparse_vector")) == bool(
@@ -97,7 +101,9 @@ def test_presets_that_the_readme_names_are_there():
     assert len(servers) > 2
     matrices = set(re.findall(r"`(leak_matrix_\w+)`", readme))
     assert len(matrices) > 2
-    named |= keys | servers | matrices
+    small = set(re.findall(r"`((?:inversion|first_layer|membership)_\w+)`", readme))
+    assert len(small) > 6
+    named |= keys | servers | matrices | small
     assert named <= {path.stem for path in CONFIGS}
 
 
@@ -300,3 +306,41 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
     ):
         found = presets.differences(preset, _changed(config, changes))
         assert any(text.startswith(named) for text in found), (named, found)
+
+
+def _update_config(**changes):
+    """A run of `membership_digits_user_dp` as its `config.json` has it."""
+    preset = presets.read(presets.CONFIGS / "membership_digits_user_dp.flags")
+    config = {
+        "experiment": "update_attacks",
+        **presets.defaults("run_update_attacks"),
+        **{name: text for name, text in preset.items() if name != "training"},
+        "clients": int(preset["clients"]),
+        "training": plain(
+            BatchSgd(**parse(BatchSgd, preset["training"], flag="training"))
+        ),
+        "inversion": None,
+    }
+    private = parse(UserLevelDp, preset["user_dp"], flag="user_dp")
+    config["user_dp"] = plain(UserLevelDp(**private, clients_per_round=40))
+    for name in ("record_dp", "local_dp", "secure_aggregation"):
+        del config[name]
+    return _changed(config, changes)
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"attack": "first_layer"}, "attack=first_layer, expected membership"),
+        ({"user_dp": {"mechanism": "tree"}}, "user_dp mechanism=tree, expected fixed"),
+        ({"user_dp": {"clients_per_round": 50}}, "user_dp clients_per_round=50"),
+        ({"local_dp": {"clip": 1.0}}, "local_dp={'clip': 1.0}, expected none"),
+        ({"secure_aggregation": {"bound": 1.0}}, "secure_aggregation="),
+        ({"training": {"momentum": 0.5}}, "training momentum=0.5, expected 0.0"),
+    ],
+)
+def test_a_run_under_another_defence_differs(changes, named):
+    preset = presets.CONFIGS / "membership_digits_user_dp.flags"
+    assert presets.differences(preset, _update_config()) == []
+    [difference] = presets.differences(preset, _update_config(**changes))
+    assert difference.startswith(named)

@@ -6,6 +6,7 @@ from experiments import settings
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.errors import InputError
 
 
@@ -67,6 +68,17 @@ def test_a_flag_that_may_be_left_out():
         build("bound=1")
     with pytest.raises(InputError, match="epsilon_per_parameter is -1.0: expected"):
         build("epsilon_per_parameter=-1")
+
+
+def test_a_flag_that_may_be_left_out_with_a_field_of_the_callers():
+    def build(text):
+        given = {"clients_per_round": 50}
+        return settings.build_optional(UserLevelDp, text, flag="user_dp", given=given)
+
+    assert build("") is None
+    assert build("clip=1,noise_multiplier=2") == UserLevelDp(1.0, 2.0, 50)
+    with pytest.raises(InputError, match="clients_per_round=60.*expected name=value"):
+        build("clip=1,noise_multiplier=2,clients_per_round=60")
 
 
 def test_plain_is_json():

@@ -232,3 +232,65 @@ def test_a_leak_matrix_has_a_row_for_each_cell(tmp_path):
         *("", "failed: it broke", "not applicable: no cohort"),
     ]
     assert rows[1]["leaks"] == rows[2]["leaks"] == ""
+
+
+def _update_summary(seed, **changes):
+    scored = {"ssim": 0.9, "judge_share": 1.0}
+    summary = {
+        "experiment": "update_attacks",
+        "seed": seed,
+        "clients": 10,
+        "examples": 4,
+        "algorithm": "fed_sgd",
+        "threat": {"view": "noised_rows"},
+        "defences": ["local_dp"],
+        "epsilon": 12.345,
+        "epsilon_round": 2.5,
+        "task_accuracy": {"attack": 0.7},
+        "rounds": 30,
+        "seconds": 21.4,
+        "identified": {"attack": 0.95, "control": 0.05, "chance": 0.03},
+        "found": {"attack": 0.9, "control": 0.0},
+        "pooled": {
+            "recovered": 0.8,
+            "attack": scored,
+            "control": {"ssim": 0.45},
+            "reference": {"ssim": 0.5},
+            "floor": {"value": 0.55},
+        },
+        "headline": {"measure": "recovered", "value": 0.8},
+    }
+    return summary | changes
+
+
+def test_pictures_out_of_updates_have_a_row_a_run(tmp_path):
+    _write(tmp_path, "inversion_digits", _update_summary(0))
+    other = _update_summary(1, headline={"measure": "recovered", "value": 0.6})
+    _write(tmp_path, "inversion_digits", other | {"epsilon": None, "defences": []})
+    page = results.render(tmp_path, {})
+    first, second = _rows(page, "inversion_digits")
+    expected = {"recovered": "0.800", "floor": "0.550", "control's SSIM": "0.450"}
+    expected |= {"nearest to the victim's own": "0.950", "epsilon, total": "12.3"}
+    assert first.items() >= expected.items()
+    assert (second["epsilon, total"], second["defences"]) == ("not run", "none")
+    # Mean .7, deviation .1414, t(1, .975) = 12.706: half-width 1.27.
+    assert "recovered: 0.70 [-0.57, 1.97] (2 seeds)." in page
+
+
+def test_membership_has_its_advantage_instead(tmp_path):
+    figures = {"advantage": 0.2, "auc": 0.62, "p_value": 1.234e-6}
+    figures["auc_interval"] = [0.58, 0.66]
+    control = figures | {"advantage": 0.03}
+    found = {"attack": figures, "held_out": control, "initial": control}
+    headline = {"measure": "advantage", "value": 0.2}
+    _write(
+        tmp_path,
+        "membership_mnist",
+        _update_summary(0, membership=found, headline=headline, epsilon=None),
+    )
+    page = results.render(tmp_path, {})
+    [row] = _rows(page, "membership_mnist")
+    assert (row["advantage"], row["nobody's examples"]) == ("0.200", "0.030")
+    assert (row["p"], row["95% over examples"]) == ("1.2e-06", "0.580 to 0.660")
+    assert "recovered" not in row and "epsilon, total" not in row
+    assert "advantage: 0.20 (one seed)." in page

@@ -54,7 +54,7 @@ def _plain_state():
         "b": collections.OrderedDict(z=np.float32(0.1), a=np.zeros((0, 3), np.int32)),
         "a": [],
         "clients": {7: np.array([True, False]), 3: (np.array(2**62), (), {})},
-        "numbers": [2**70, 0.1, True, None, "text", float("inf")],
+        "numbers": [2**70, 0.1, True, None, "text", b"\xff\0", float("inf")],
         "images": [np.arange(6, dtype=np.uint8).reshape(1, 2, 3)],
         "nan": np.array([np.nan, -0.0, np.inf], np.float32),
         "half": np.float16(1.5),

@@ -19,6 +19,13 @@ counts behind metrics are not noised. In a network of P parameters the noise has
 sigma C sqrt(P), against C of the update: a meaningful epsilon leaves little of the
 update of a single client, and the mean over n clients has a signal of C against
 sigma C sqrt(P / n). That is the price of trusting nobody.
+
+**In DSSGD** an upload is what a participant's turn changed, all of its local training
+together, so that a turn is the unit: user-level privacy of one turn, and a participant
+of T turns has T of them. It also covers what a participant kept of earlier turns, as an
+upload is private whatever the update was computed from. Not covered: how many turns it
+has, the counts and losses behind metrics, and its own model, which does not leave it.
+An adversary need not clip or noise what it uploads.
 """
 
 import dataclasses

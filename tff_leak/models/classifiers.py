@@ -120,6 +120,27 @@ def leaky_relu(inputs: tf.Tensor) -> tf.Tensor:
     return tf.nn.leaky_relu(inputs, 0.2)
 
 
+def zhu_lenet(
+    num_outputs: int, image_shape: tuple[int, int, int], planes: int = 12
+) -> Network:
+    """Zhu et al., "Deep Leakage from Gradients" (NeurIPS 2019), section 4.1: a LeNet.
+
+    Three 5x5 convolutions with strides 2, 2 and 1 in place of pooling ("SAME" padding)
+    and a linear layer: 768 inputs to it for 32x32. Smooth, so that gradients can be
+    inverted with second derivatives. The paper's activations are sigmoids behind
+    weights in +-1/2, with which it hardly trains; tanh and Torch7's initial values
+    here. Sizes are those of the authors' code (not in the text).
+    """
+    builders = []
+    for stride in (2, 2, 1):
+        builders += [
+            layers.conv2d(planes, 5, stride=stride, padding="SAME"),
+            layers.activation(tf.nn.tanh),
+        ]
+    builders += [layers.reshape(), layers.dense(num_outputs)]
+    return sequential("zhu_lenet", image_shape, builders)
+
+
 def mlp(
     num_outputs: int, image_shape: tuple[int, int, int], hidden: int = 200
 ) -> Network:

@@ -22,6 +22,7 @@ from tff_leak.report.results_tables import (
     overview_row,
     server_gan,
     table,
+    update_attacks,
 )
 
 _HEAD = """# Results
@@ -58,9 +59,10 @@ _TABLES: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "leak_matrix": leak_matrix,
     "model_inversion": model_inversion,
     "server_gan": server_gan,
+    "update_attacks": update_attacks,
 }
 # Without an attack, with several in a run, or with figures of their own.
-_APART = ("dssgd", "key_protected", "leak_matrix", "server_gan")
+_APART = ("dssgd", "key_protected", "leak_matrix", "server_gan", "update_attacks")
 
 
 def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:

@@ -87,6 +87,59 @@ def _server_gan_row(summary: Mapping, one: Mapping) -> list[object]:
     ]
 
 
+def update_attacks(summaries: Sequence[Mapping]) -> str:
+    """Returns the table and the interval of runs of `run_update_attacks`."""
+    rows = [_update_attack_row(summary) for summary in summaries]
+    [measure] = {summary["headline"]["measure"] for summary in summaries}
+    values = [summary["headline"]["value"] for summary in summaries]
+    return _sparse_table(rows) + f"\n{measure}: {_interval_text(values)}.\n"
+
+
+def _update_attack_row(summary: Mapping) -> dict[str, object]:
+    """One run's line by column; a column that is absent does not apply."""
+    row = {
+        "seed": summary["seed"],
+        "clients": summary["clients"],
+        "images of each": summary["examples"],
+        "sent by": summary["algorithm"],
+        "server sees": summary["threat"]["view"],
+        "defences": ", ".join(summary["defences"]) or "none",
+    }
+    if "membership" in summary:
+        found = summary["membership"]
+        attack = found["attack"]
+        low, high = attack["auc_interval"]
+        row |= {
+            "advantage": attack["advantage"],
+            "p": f"{attack['p_value']:.2g}",
+            "nobody's examples": found["held_out"]["advantage"],
+            "initial model": found["initial"]["advantage"],
+            "AUC": attack["auc"],
+            "95% over examples": f"{low:.3f} to {high:.3f}",
+        }
+    else:
+        pooled = summary["pooled"]
+        row |= {
+            "recovered": pooled["recovered"],
+            "SSIM": pooled["attack"]["ssim"],
+            "floor": pooled["floor"]["value"],
+            "control's SSIM": pooled["control"]["ssim"],
+            "other real images'": pooled["reference"]["ssim"],
+            "nearest to the victim's own": summary["identified"]["attack"],
+            "control's": summary["identified"]["control"],
+            "images found": summary["found"]["attack"],
+            "judge share": pooled["attack"]["judge_share"],
+        }
+    if summary["epsilon"] is not None:
+        row["epsilon, a round"] = _epsilon(summary["epsilon_round"])
+        row["epsilon, total"] = _epsilon(summary["epsilon"])
+    return row | {
+        "task accuracy": summary["task_accuracy"]["attack"],
+        "rounds": summary["rounds"],
+        "seconds": _seconds(summary["seconds"]),
+    }
+
+
 def dssgd(summaries: Sequence[Mapping]) -> str:
     """Returns the table of runs of `run_dssgd`."""
     rows = [

@@ -40,6 +40,7 @@ class Role(enum.IntEnum):
     RECORD_SAMPLING = 36
     LOCAL_NOISE = 37
     USER_NOISE = 38
+    BOOTSTRAP = 39
 
 
 def root(seed: int) -> np.ndarray:

@@ -37,7 +37,7 @@ def pack(state: Any) -> bytes:
     Args:
       state: nested dict (keys all str or all int), OrderedDict, list, tuple, and
         objects of named tuple, attrs or dataclass type; leaves are numpy arrays and
-        scalars, eager tensors and variables, bool, int, float, str and None.
+        scalars, eager tensors and variables, bool, int, float, str, bytes and None.
 
     Raises:
       TypeError: if something else is in it.
@@ -116,6 +116,8 @@ def _describe(node: Any, leaves: list[np.ndarray]) -> list[Any]:
         return [kind, [_describe(value, leaves) for value in node]]
     if node is None or type(node) in (bool, int, float, str):
         return ["value", node]
+    if type(node) is bytes:  # TensorFlow's strings, such as names of DP events.
+        return ["bytes", node.hex()]
     if hasattr(node, "numpy"):  # An eager tensor or a variable.
         node = node.numpy()
     if isinstance(node, np.ndarray | np.generic) and not node.dtype.hasobject:
@@ -146,5 +148,7 @@ def _build(structure: list[Any], leaves: list[np.ndarray], template: Any) -> Any
         return values if kind == "list" else tuple(values)
     if kind == "value":
         return content
+    if kind == "bytes":
+        return bytes.fromhex(content)
     leaf = leaves[content]
     return leaf[()] if kind == "scalar" else leaf

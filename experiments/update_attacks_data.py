@@ -1,0 +1,131 @@
+"""The data of the server's small attacks: who holds what, and what nobody holds."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tff_leak.data import partition
+from tff_leak.data.sources import Examples, Source
+from tff_leak.errors import InputError
+
+# The shared model is tested after every round; more images would only cost time.
+_TEST_IMAGES = 2000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a run.
+
+    Attributes:
+      source: where it comes from.
+      clients: each client's examples.
+      control: the same, but that the victims hold other images of the same classes in
+        the same number; empty where there is no such control (membership).
+      victims: numbers of the clients aimed at.
+      judge: the judge's part; of membership the examples that nobody holds.
+      heldout: real images that nobody holds.
+      test: those of them that the shared model is tested on.
+    """
+
+    source: Source
+    clients: Sequence[Examples]
+    control: Sequence[Examples]
+    victims: Sequence[int]
+    judge: Examples
+    heldout: Examples
+    test: Examples
+
+    def others_images(self, victim: int, label: int) -> np.ndarray:
+        """Images of the class that clients but the victim hold; maybe none."""
+        held = [
+            data.of_class(label).images
+            for number, data in enumerate(self.clients)
+            if number != victim
+        ]
+        shape = self.source.image_shape
+        return np.concatenate([np.zeros((0, *shape), np.float32), *held])
+
+    @property
+    def examples(self) -> int:
+        """Of each client."""
+        return len(self.clients[0])
+
+    @property
+    def members(self) -> Examples:
+        """All that the federation is trained on."""
+        return Examples.concatenate(self.clients)
+
+    @property
+    def unseen(self) -> tuple[Examples, Examples]:
+        """Two halves of the judge's part, of which no model has seen anything."""
+        halves = np.arange(0, len(self.judge), 2), np.arange(1, len(self.judge), 2)
+        return self.judge.take(halves[0]), self.judge.take(halves[1])
+
+
+def build_data(
+    source: Source,
+    *,
+    clients: int,
+    classes_per_client: int,
+    per_class: int,
+    victims: Sequence[int],
+    with_control: bool,
+    seed: int,
+) -> Data:
+    """Shares a source out.
+
+    Args:
+      source: of the images.
+      clients: their number.
+      classes_per_client: random ones, drawn by `seed`.
+      per_class: images of each.
+      victims: numbers of clients, each once; empty for all of them.
+      with_control: whether victims need as many other images.
+      seed: of the partition.
+
+    Raises:
+      InputError: if a number is out of range or the images do not suffice.
+    """
+    victims = list(victims) or list(range(clients))
+    known = all(0 <= victim < clients for victim in victims)
+    if not known or len(set(victims)) < len(victims):
+        raise InputError(
+            f"--victims is {','.join(map(str, victims))}: expected clients from 0 to "
+            f"{clients - 1}, each once; correct it or --clients"
+        )
+    pools = partition.split_pools(source, seed=seed)
+    held = partition.random_classes(
+        pools.participants,
+        clients=clients,
+        classes_per_client=classes_per_client,
+        # The other half is what the control's victims hold.
+        per_class=2 * per_class if with_control else per_class,
+        seed=seed,
+    )
+    control = []
+    if with_control:
+        halves = [_halves(examples) for examples in held]
+        held = [first for first, _ in halves]
+        control = [
+            second if number in victims else first
+            for number, (first, second) in enumerate(halves)
+        ]
+    return Data(
+        source=source,
+        clients=held,
+        control=control,
+        victims=victims,
+        judge=pools.judge,
+        heldout=pools.reference,
+        test=pools.reference.take(range(min(len(pools.reference), _TEST_IMAGES))),
+    )
+
+
+def _halves(examples: Examples) -> tuple[Examples, Examples]:
+    """Splits each class in two; there are even numbers of each."""
+    first = np.zeros(len(examples), bool)
+    for label in np.unique(examples.labels):
+        places = np.flatnonzero(examples.labels == label)
+        first[places[: len(places) // 2]] = True
+    return examples.take(np.flatnonzero(first)), examples.take(np.flatnonzero(~first))
