@@ -27,6 +27,7 @@ class FedAvgArm:
       identified: whether clients say who they are.
       spending: the epsilon after so many rounds; None without differential privacy.
       measure: what else is measured of the shared model after a round, by metric.
+      note: what else the process's state says about the round, by metric.
     """
 
     process: Any
@@ -37,6 +38,7 @@ class FedAvgArm:
     identified: bool = False
     spending: Callable[[int], float] | None = None
     measure: Callable[[Weights], Mapping[str, float]] | None = None
+    note: Callable[[Any], Mapping[str, float]] | None = None
 
     async def initialize(self) -> Any:
         """The process's state before round 1."""
@@ -50,9 +52,9 @@ class FedAvgArm:
         Returns:
           The new state and the metrics: `task_accuracy`, `train_loss` (nats), with
           differential privacy `epsilon_total` (spent so far) and `epsilon_round` (what
-          one round alone costs), and those of `measure`.
+          one round alone costs), and those of `measure` and `note`.
         """
-        datasets = client_datasets(
+        datasets = _client_datasets(
             self.data, self.batch_size, self.seed, round_num, self.identified
         )
         state, measured = await self.process.next(state, datasets)
@@ -66,10 +68,12 @@ class FedAvgArm:
             metrics["epsilon_round"] = self.spending(1)
         if self.measure is not None:
             metrics |= await asyncio.to_thread(self.measure, weights)
+        if self.note is not None:
+            metrics |= self.note(state)
         return state, metrics
 
 
-def client_datasets(
+def _client_datasets(
     data: Sequence[Examples],
     batch_size: int,
     seed: int,

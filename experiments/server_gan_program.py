@@ -22,10 +22,10 @@ from computations.fed_avg import build_fed_avg
 from computations.malicious_server import build_active_mgan, build_passive_mgan
 from computations.representatives import build_find_representatives
 from experiments.evaluation import build_accuracy, build_judge
-from experiments.fed_avg_arm import shared_weights
+from experiments.fed_avg_arm import FedAvgArm, shared_weights
 from experiments.run_clock import RunClock
-from experiments.server_gan_arm import ServerGanArm, attack_state
 from experiments.server_gan_data import Data
+from experiments.server_gan_state import attack_metrics, attack_state
 from experiments.settings import plain
 from tff_leak.attacks import server_gan
 from tff_leak.attacks.deviations import Deviations
@@ -150,7 +150,7 @@ class Experiment:
     network: Network
     attack: ServerGan
     matching: Representatives
-    arms: Mapping[Arm, ServerGanArm]
+    arms: Mapping[Arm, FedAvgArm]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     arms = {}
     for arm in settings.arms:
         honest = arm is Arm.HONEST
-        arms[arm] = ServerGanArm(
+        arms[arm] = FedAvgArm(
             process=build_fed_avg(
                 network, training=settings.training, seed=settings.seed
             )
@@ -213,7 +213,8 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             batch_size=settings.batch_size,
             seed=settings.seed,
             accuracy=accuracy,
-            attacked=not honest,
+            identified=not honest,
+            note=None if honest else attack_metrics,
         )
     return Experiment(settings, data, network, attack, matching, arms)
 

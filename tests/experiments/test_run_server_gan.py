@@ -22,9 +22,10 @@ from computations.malicious_server import build_passive_mgan
 from experiments import evaluation as evaluation_lib
 from experiments import server_gan_program as program
 from experiments import server_gan_report
+from experiments.fed_avg_arm import FedAvgArm
 from experiments.run_clock import RunClock
-from experiments.server_gan_arm import ServerGanArm, attack_state
 from experiments.server_gan_data import build_data
+from experiments.server_gan_state import attack_state
 from tff_leak.attacks.deviations import Deviations
 from tff_leak.data import sources
 from tff_leak.errors import InputError
@@ -166,7 +167,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
     finished, tmp_path, monkeypatch
 ):
     done, _ = finished
-    run_round = ServerGanArm.run_round
+    run_round = FedAvgArm.run_round
 
     async def interrupted(self, state, round_num):
         if round_num == 3:
@@ -175,7 +176,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
 
     with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
         with monkeypatch.context() as patch:
-            patch.setattr(ServerGanArm, "run_round", interrupted)
+            patch.setattr(FedAvgArm, "run_round", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 _train(_experiment(), directory)
         assert len(_rows(directory)) == 2
@@ -220,6 +221,7 @@ def test_representatives_follow_the_clients_training():
         patch.setattr(
             program, "build_passive_mgan", mock.create_autospec(build_passive_mgan)
         )
+        patch.setattr(program, "check_process", lambda threat, process: None)
         experiment = program.build_experiment(settings, _data())
     # 30 pictures in batches of 4 are 8 steps; v is 2 gradients at a momentum of .5.
     assert experiment.matching.local_steps == 24
