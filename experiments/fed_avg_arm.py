@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,17 +51,22 @@ class FedAvgArm:
         """All clients take part.
 
         Returns:
-          The new state and the metrics: `task_accuracy`, `train_loss` (nats), with
-          differential privacy `epsilon_total` (spent so far) and `epsilon_round` (what
-          one round alone costs), and those of `measure` and `note`.
+          The new state and the metrics: `task_accuracy`, `train_loss` (nats; not a
+          number if a client's update was none), with differential privacy
+          `epsilon_total` (spent so far) and `epsilon_round` (what one round alone
+          costs), and those of `measure` and `note`.
         """
         datasets = _client_datasets(
             self.data, self.batch_size, self.seed, round_num, self.identified
         )
         state, measured = await self.process.next(state, datasets)
         weights = shared_weights(state)
+        train = measured["client_work"]["train"]
+        # A client with an update that is not finite counts as one without data, and
+        # its loss as 0: the loop shall end all the same.
+        diverged = int(train["non_finite"]) > 0
         metrics = {
-            "train_loss": float(measured["client_work"]["train"]["loss"]),
+            "train_loss": math.nan if diverged else float(train["loss"]),
             "task_accuracy": await asyncio.to_thread(self.accuracy, weights),
         }
         if self.spending is not None:

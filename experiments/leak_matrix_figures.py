@@ -1,8 +1,14 @@
 """What a finished run leaked, in the figures that cells of a matrix compare.
 
 Floor and reference of `recovered` are those of the run without a defence, of the same
-attack and seed: both have the same victim, held-out images and judge. A defended run's
-own floor has no control in it, and one that a defence spoilt would flatter it.
+attack and seed: both have the same victim and held-out images (and judge, but for class
+keys). A defended run's own floor has no control in it, and one that a defence spoilt
+would flatter it.
+
+Where there is no such scale a control is taken off: an adversary with a guessed key
+shows the best of several classes, and so does its control, which then is the floor. A
+server's GAN that succeeded for no class leaks nothing that is measured, whatever its
+margins are.
 """
 
 import dataclasses
@@ -116,7 +122,7 @@ def _of_key_protected(summary: Mapping[str, Any]) -> Figures:
         # Without a target what counts is the class that the pictures show best.
         shown, control = attack["largest"]["attack"], attack["largest"]["control"]
         figures |= {
-            "leakage": shown["recovered"],
+            "leakage": _above(shown["recovered"], control and control["recovered"]),
             "scale": None,
             "control": control["recovered"] if control else None,
             "judge_share": shown["judge_share_largest"],
@@ -129,11 +135,20 @@ def _of_key_protected(summary: Mapping[str, Any]) -> Figures:
     )
 
 
+def _above(value: float | None, control: float | None) -> float | None:
+    """`recovered` with the control as its floor, too; None without a control."""
+    if value is None or control is None:
+        return None
+    floor = max(control, 0.0)
+    return (value - floor) / (1.0 - floor) if floor < 1.0 else None
+
+
 def _of_server_gan(summary: Mapping[str, Any]) -> Figures:
     """`recovered` of margins: how much nearer the victim's own kind of pictures is."""
     pooled = summary["pooled"]
     return Figures(
-        leakage=pooled["recovered"],
+        leakage=pooled["recovered"] if pooled["succeeded"] else None,
+        reached=pooled["succeeded"] == 1.0,
         task_accuracy=summary["task_accuracy"]["attack"],
         epsilon=None,
         seconds=summary["seconds"],
@@ -148,10 +163,13 @@ def _of_headline(summary: Mapping[str, Any]) -> Figures:
     if "pooled" in summary:
         figures = _pooled(summary["pooled"], summary)
         figures["scale"] = dataclasses.replace(figures["scale"], reference=1.0)
+    if "membership" in summary:
+        figures["control"] = summary["membership"]["held_out"]["advantage"]
     figures |= {
         "leakage": headline["value"],
         "task_accuracy": headline["task_accuracy"],
-        "epsilon": headline["epsilon"],
+        # With the word for an infinite one.
+        "epsilon": summary["epsilon"],
         "seconds": headline["seconds"],
     }
     return Figures(**figures)

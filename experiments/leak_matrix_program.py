@@ -9,6 +9,7 @@ from typing import Any
 
 import experiments
 from experiments import leak_matrix_figures as figures
+from experiments import preset_files
 from experiments.leak_matrix_cells import (
     NO_DEFENCE,
     Attack,
@@ -46,6 +47,7 @@ class Cell:
       attack: its column.
       defence: its row.
       arguments: of Python, without the seed; empty where nothing can be run.
+      settings: the flags of the preset among them.
       status: why nothing can, MEASURED otherwise.
       reason: the same in words; empty otherwise.
     """
@@ -53,6 +55,7 @@ class Cell:
     attack: Attack
     defence: Defence
     arguments: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     status: Status = Status.MEASURED
     reason: str = ""
 
@@ -198,9 +201,24 @@ def _cell(attack: Attack, defence: Defence, quick: bool) -> Cell:
     if isinstance(change, str):
         return Cell(attack, defence, status=Status.NOT_APPLICABLE, reason=change)
     if isinstance(change, Program):
-        return Cell(attack, defence, _arguments(change, (), quick))
+        return Cell(
+            attack, defence, _arguments(change, (), quick), _preset_flags(change)
+        )
     more = attack.controlled if defence.name == NO_DEFENCE.name else attack.defended
-    return Cell(attack, defence, _arguments(attack.program, (*more, *change), quick))
+    return Cell(
+        attack,
+        defence,
+        _arguments(attack.program, (*more, *change), quick),
+        _preset_flags(attack.program),
+    )
+
+
+def _preset_flags(program: Program) -> tuple[str, ...]:
+    """What the preset says today: a run of what it said before is not done."""
+    if program.preset is None:
+        return ()
+    flags = preset_files.read(preset_files.CONFIGS / f"{program.preset}.flags")
+    return tuple(f"--{name}={value}" for name, value in flags.items())
 
 
 def _arguments(program: Program, more: Sequence[str], quick: bool) -> tuple[str, ...]:
@@ -233,6 +251,7 @@ def _job(
     return Job(
         name=_name(*names, seed),
         arguments=(*cell.arguments, f"--seed={seed}", f"--threads={plan.threads}"),
+        settings=cell.settings,
         directory=ROOT,
         result=output / "summary.json",
         record=directory.joinpath("jobs", *names, f"{seed}.json"),

@@ -105,7 +105,7 @@ def _attack_verdict(cells: Cells) -> tuple[str, str]:
         return f"{title}: not measured without a defence.", "undefined"
     leaked, accuracy = bare["leakage"]["mean"], bare["task_accuracy"]["mean"]
     begin = f"{title}: {measure} {leaked:.2f} without a defence"
-    if leaked < PARTIAL_FROM:
+    if _stops(bare):
         return f"{begin}, so these runs say nothing about defences.", "undefined"
     begin += f", at a task accuracy of {accuracy:.2f}."
     if not measured:
@@ -128,7 +128,11 @@ def _attack_verdict(cells: Cells) -> tuple[str, str]:
 
 
 def _stops(cell: Mapping[str, Any]) -> bool:
-    return cell["leakage"]["mean"] < PARTIAL_FROM
+    """Whether next to nothing leaks; advantages are above 0 by chance: see controls."""
+    leaked = cell["leakage"]["mean"]
+    if cell["measure"] == Measure.ADVANTAGE.value:
+        leaked -= cell["control"]["mean"] or 0.0
+    return leaked < PARTIAL_FROM
 
 
 def _listed(cells: Cells) -> str:
@@ -140,8 +144,8 @@ def _listed(cells: Cells) -> str:
 
 
 def _is_known(cell: Mapping[str, Any]) -> bool:
-    """Whether it has both of the figures that are compared."""
-    return bool(cell["runs"]) and None not in (
+    """Whether all its seeds have both of the figures that are compared."""
+    return cell["status"] == Status.MEASURED.value and None not in (
         cell["leakage"]["mean"],
         cell["task_accuracy"]["mean"],
     )
@@ -168,10 +172,13 @@ def _overview(summary: Mapping[str, Any]) -> html.Section:
     text = (
         "Means over seeds with 95% intervals (Student t), and a link to each seed's "
         "report. Recovered: 0 is what needs no leak, 1 is as close as other real "
-        "images; floor and reference are those of the run without a defence, of the "
-        "same seed, with its control. Advantage of membership inference: true positive "
-        "rate less false positive rate; 0 is guessing. The runs' own reports measure "
-        "by their own floors, which without a control can be lower."
+        "images (for a server that wants the very images, the image itself); floor and "
+        "reference are those of the run without a defence, of the same seed, with its "
+        "control. An adversary that guesses a class key is measured against its own "
+        "control. Advantage of membership inference: true positive rate less false "
+        "positive rate by the best threshold, which chance alone makes larger than 0: "
+        "see its control. The runs' own reports measure by their own floors, which "
+        "without a control can be lower."
     )
     return html.Section("What leaks", text, tables=[("By defence", header, rows)])
 

@@ -18,7 +18,6 @@ privacy, is another experiment.
 import ast
 import dataclasses
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +29,7 @@ from experiments import (
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
 from experiments.key_guesses import SearchTurns
+from experiments.preset_files import read
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
@@ -47,7 +47,6 @@ from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.training import LocalSgd
 
-CONFIGS = pathlib.Path(__file__).parent / "configs"
 BINARIES = {
     "client_gan": "run_client_gan",
     "dssgd": "run_dssgd",
@@ -101,25 +100,6 @@ _FREE = {
     *("workers", "threads_per_job", "ray_address"),
 }
 _SHARED_FLAGS = ("place_flags", "common_flags")
-
-
-def read(preset: pathlib.Path) -> dict[str, str]:
-    """Returns the flags of a preset; they override those of presets that it includes.
-
-    A flag that stands twice in one file is a list.
-    """
-    flags_of: dict[str, str] = {}
-    here: set[str] = set()
-    for line in preset.read_text(encoding="utf-8").splitlines():
-        found = re.fullmatch(r"--(\w+)=(.*)", line.strip())
-        if found and found[1] == "flagfile":
-            flags_of |= read(preset.with_name(pathlib.Path(found[2]).name))
-        elif found:
-            repeated = found[1] in here
-            here.add(found[1])
-            before = f"{flags_of[found[1]]}," if repeated else ""
-            flags_of[found[1]] = before + found[2]
-    return flags_of
 
 
 def flag_sources(binary: str) -> str:

@@ -10,7 +10,7 @@ import shutil
 
 from absl import flags
 
-from experiments import presets
+from experiments import preset_files, presets
 from tff_leak.errors import InputError
 from tff_leak.report import results
 from tff_leak.runtime import cli
@@ -53,9 +53,9 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
             f"{run} has no summary.json: expected the directory of a finished run; let "
             "the run end first"
         )
-    path = presets.CONFIGS / f"{preset}.flags"
+    path = preset_files.CONFIGS / f"{preset}.flags"
     if not path.is_file():
-        known = sorted(path.stem for path in presets.CONFIGS.glob("*.flags"))
+        known = sorted(path.stem for path in preset_files.CONFIGS.glob("*.flags"))
         raise InputError(
             f"--preset is {preset!r}: expected one of {', '.join(known)}; correct it"
         )
@@ -66,7 +66,7 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         config |= {"seeds": figures["seeds"], "seed": "all_seeds"}
     _check_is_preset(run, config, path)
     aimed = config["experiment"] in ("client_gan", "key_protected")
-    if aimed and config["targets"] and "targets" not in presets.read(path):
+    if aimed and config["targets"] and "targets" not in preset_files.read(path):
         # What a preset leaves open stands in the name.
         preset += "_target" + "_".join(map(str, config["targets"]))
     target = root / preset / str(config["seed"])
@@ -133,7 +133,7 @@ def _check_is_preset(run: pathlib.Path, config: dict, preset: pathlib.Path) -> N
 def _descriptions() -> dict[str, str]:
     """The comments at the head of each preset."""
     texts = {}
-    for path in presets.CONFIGS.glob("*.flags"):
+    for path in preset_files.CONFIGS.glob("*.flags"):
         lines = path.read_text(encoding="utf-8").splitlines()
         comments = [re.sub(r"^#\s?", "", line) for line in lines if line[:1] == "#"]
         texts[path.stem] = "\n".join(comments)

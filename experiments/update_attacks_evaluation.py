@@ -257,7 +257,7 @@ def _evaluate_pictures(experiment: Experiment, directory: RunDirectory) -> Evalu
         },
         "labels_right": _labels_right(experiment, claims[Arm.ATTACK]),
         "misfit": {
-            arm.value: [for_json(float(m)) for m in of_arm.misfit]
+            arm.value: [float(m) if np.isfinite(m) else None for m in of_arm.misfit]
             for arm, of_arm in claims.items()
         },
         **scores,

@@ -44,7 +44,6 @@ from experiments.settings import plain
 from experiments.update_attacks_data import Data
 from tff_leak.attacks.gradient_inversion import Distance, GradientInversion
 from tff_leak.attacks.membership_inference import example_losses, infer_membership
-from tff_leak.defences.user_level_dp import Mechanism
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers
 from tff_leak.models.batched_sgd import BatchSgd
@@ -344,11 +343,10 @@ def _check(settings: Settings, inversion: GradientInversion) -> None:
             f"--labels is known with --attack={settings.attack.value}: expected it "
             "with gradient_inversion only, which needs labels; leave it out"
         )
-    user = settings.defences.user_dp
-    adaptive = user is not None and user.mechanism is Mechanism.ADAPTIVE
-    if inverts and adaptive and inversion.distance is Distance.SQUARED:
+    clipped = settings.defences.user_dp is not None
+    if inverts and clipped and inversion.distance is Distance.SQUARED:
         raise InputError(
-            "--inversion has distance=squared beside an adaptive --user_dp: expected "
-            "cosine, since it alone does not depend on how much rows were clipped; "
-            "give --inversion=distance=cosine"
+            "--inversion has distance=squared beside --user_dp: expected cosine, since "
+            "it alone does not depend on how much rows were clipped; give "
+            "--inversion=distance=cosine"
         )

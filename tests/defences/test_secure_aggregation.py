@@ -165,10 +165,14 @@ class TestDssgd:
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: secure_sum_factory(0.0), "bound is 0.0: expected a finite number"),
+        (lambda: secure_sum_factory(0.0), "bound is 0.0: expected a number above 0"),
         (
             lambda: secure_mean_factory(1.0, greatest_weight=float("inf")),
-            "greatest_weight is inf: expected a finite number",
+            "greatest_weight is inf: expected a number above 0",
+        ),
+        (
+            lambda: secure_sum_factory(1e39),
+            r"bound is 1e\+39: expected a number above 0",
         ),
         (lambda: secure_counts_factory(-1.0), "greatest is -1.0: expected"),
     ],

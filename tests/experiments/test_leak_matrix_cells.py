@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments import leak_matrix_cells as cells
-from experiments import presets
+from experiments import preset_files, presets
 from experiments.key_guesses import parse_guesses
 from experiments.settings import parse
 from tff_leak.errors import InputError
@@ -24,7 +24,7 @@ def _flags_of(program, more):
     """By name, those of a command; the last of a name counts."""
     found = {}
     if program.preset:
-        found = presets.read(presets.CONFIGS / f"{program.preset}.flags")
+        found = preset_files.read(preset_files.CONFIGS / f"{program.preset}.flags")
     for flag in (*program.flags, *program.quick, *more):
         name, equals, value = flag.removeprefix("--").partition("=")
         assert flag.startswith("--") and equals
@@ -36,7 +36,6 @@ def _flags_of(program, more):
 def test_flags_of_its_command_exist_and_can_be_read(attack, defence):
     change = cells.change_of(attack, defence)
     if isinstance(change, str):
-        assert len(change) > 10 and attack.program.module != change
         return
     program, more = attack.program, (*attack.controlled, *attack.defended)
     if isinstance(change, cells.Program):
@@ -44,12 +43,8 @@ def test_flags_of_its_command_exist_and_can_be_read(attack, defence):
     else:
         more += change
     binary = program.module.removeprefix("experiments.")
-    if not (presets.CONFIGS.parent / f"{binary}.py").exists():
-        pytest.skip(f"there is no {binary} yet")
     defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", presets.flag_sources(binary)))
     found = _flags_of(program, more)
-    if "local_dp" in found and "local_dp" not in defined:
-        pytest.skip(f"{binary} has no --local_dp yet")
     assert set(found) <= defined
     experiment = binary.removeprefix("run_")
     for name, text in found.items():
@@ -78,13 +73,30 @@ def test_every_row_and_column_has_something_to_measure(matrix):
     assert cells.NO_DEFENCE.name in matrix.quick[1]
 
 
+def test_defences_do_not_apply_where_there_is_a_reason():
+    """And not because a binary was forgotten."""
+    for matrix in cells.MATRICES.values():
+        reasons = {
+            (attack.program.module, defence.name): change
+            for attack in matrix.attacks.values()
+            for defence in matrix.defences.values()
+            if isinstance(change := cells.change_of(attack, defence), str)
+        }
+        without_flag = {pair for pair, why in reasons.items() if "has no flag" in why}
+        dssgd_only = ("selective_sharing", "sparse_vector")
+        for module, name in without_flag:
+            updates = module == cells.UPDATE_ATTACKS and name.startswith(dssgd_only)
+            assert updates or module == cells.SERVER_GAN, (module, name)
+        assert reasons[cells.CLIENT_GAN, "secure_aggregation"] == cells._IN_TURNS
+
+
 @pytest.mark.parametrize("noise, preset", [("0.6", "06"), ("1.1", "11"), ("4", "40")])
 def test_record_dp_of_the_client_gan_is_the_presets(noise, preset):
     attack = cells.DIGITS.attacks["client_gan"]
     change = cells.DIGITS.defences[f"record_dp_{noise}"].on[attack.program.module]
     found = _flags_of(dataclasses.replace(attack.program, quick=()), change)
-    path = presets.CONFIGS / f"digits_record_dp_{preset}.flags"
-    assert found == presets.read(path) | {"targets": "3"}
+    path = preset_files.CONFIGS / f"digits_record_dp_{preset}.flags"
+    assert found == preset_files.read(path) | {"targets": "3"}
 
 
 def test_what_a_server_sees_is_the_defences():

@@ -69,7 +69,8 @@ def test_a_known_key_has_the_undefended_scale_and_a_guessed_one_its_own():
     assert figures.leakage(known, undefended) == pytest.approx(0.09 / 0.32)
     assert known.control is None and known.judge_share == 0.9
     guessed = figures.read(key_protected(guess_has_no_target=True))
-    assert figures.leakage(guessed, undefended) == 0.3
+    # Its control is the floor: .1 of what there is needs no victim.
+    assert figures.leakage(guessed, undefended) == pytest.approx(0.2 / 0.9)
     assert guessed.control == 0.1 and guessed.judge_share == 0.4
     assert guessed.reached is True
 
@@ -82,9 +83,39 @@ def test_a_headline_without_pictures_stands_by_itself():
         "epsilon": 3.5,
         "seconds": 9.0,
     }
-    run = figures.read({"experiment": "update_attacks", "headline": headline})
-    assert (run.leakage, run.epsilon, run.scale) == (0.2, 3.5, None)
+    summary = {
+        "experiment": "update_attacks",
+        "headline": headline,
+        "epsilon": "infinity",
+        "membership": {"held_out": {"advantage": 0.06}},
+    }
+    run = figures.read(summary)
+    assert (run.leakage, run.epsilon, run.scale) == (0.2, "infinity", None)
     assert figures.leakage(run, None) == 0.2
+    assert run.control == 0.06
+
+
+@pytest.mark.parametrize(
+    "shown, control, expected",
+    [(0.3, -0.2, 0.3), (0.3, 0.4, -1 / 6), (0.3, None, None), (None, 0.1, None)],
+)
+def test_a_control_is_a_floor(shown, control, expected):
+    found = figures._above(shown, control)
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("succeeded, leaks", [(0.0, None), (0.5, 0.33), (1.0, 0.33)])
+def test_a_servers_gan_that_succeeded_for_no_class_leaks_nothing(succeeded, leaks):
+    """Margins alone can say otherwise, when the control's are far below 0."""
+    pooled = {"recovered": 0.33, "succeeded": succeeded}
+    summary = {
+        "experiment": "server_gan",
+        "pooled": pooled | {"sets": {"victim": {"judge_share": 0.1}}},
+        "task_accuracy": {"attack": 0.6},
+        "seconds": 5.0,
+    }
+    run = figures.read(summary)
+    assert (run.leakage, run.reached) == (leaks, succeeded == 1.0)
 
 
 def test_an_attack_on_updates_wants_the_images_themselves():
@@ -94,7 +125,7 @@ def test_an_attack_on_updates_wants_the_images_themselves():
     def run(attack, floor):
         of_run = pooled(attack, floor)
         del of_run["reached_all"]
-        return figures.read({"headline": headline, "pooled": of_run})
+        return figures.read({"headline": headline, "epsilon": None, "pooled": of_run})
 
     undefended = run(0.8, 0.6)
     assert figures.leakage(undefended, undefended) == pytest.approx(0.2 / 0.4)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import presets
+from experiments import preset_files, presets
 from experiments.key_guesses import parse_guesses
 from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.deviations import STRENGTHENED, Deviations
@@ -13,8 +13,8 @@ from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.models.batched_sgd import BatchSgd
 
-CONFIGS = sorted(presets.CONFIGS.glob("*.flags"))
-BINARIES = presets.CONFIGS.parent
+CONFIGS = sorted(preset_files.CONFIGS.glob("*.flags"))
+BINARIES = preset_files.CONFIGS.parent
 
 
 def _binary(preset: pathlib.Path) -> str:
@@ -35,7 +35,7 @@ def _binary(preset: pathlib.Path) -> str:
 def test_its_flags_and_settings_exist(preset):
     source = presets.flag_sources(_binary(preset))
     defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
-    flags = presets.read(preset)
+    flags = preset_files.read(preset)
     assert set(flags) <= defined
     experiment = _binary(preset).removeprefix("run_")
     for name, text in flags.items():
@@ -70,7 +70,7 @@ def test_a_quick_one_is_another_preset_made_shorter(preset):
         r"--flagfile=experiments/configs/(\w+)\.flags", preset.read_text()
     )
     assert preset.stem.startswith(name.removesuffix("_small"))
-    quick, whole = presets.read(preset), presets.read(preset.with_stem(name))
+    quick, whole = preset_files.read(preset), preset_files.read(preset.with_stem(name))
     for key in ("dataset", "participants", "targets", "sharing", "sparse_vector"):
         assert quick.get(key) == whole.get(key)
     for key in ("study", "adversaries", "keys", "angle", "mode", "server", "clients"):
@@ -147,7 +147,7 @@ def _changed(config, changes):
 
 
 def test_a_run_of_a_preset_has_no_differences():
-    preset = presets.CONFIGS / "hitaj_fig6b_small.flags"
+    preset = preset_files.CONFIGS / "hitaj_fig6b_small.flags"
     assert presets.differences(preset, _config()) == []
 
 
@@ -171,7 +171,7 @@ def test_a_run_of_a_preset_has_no_differences():
     ],
 )
 def test_a_run_with_another_setting_differs(changes, named):
-    preset = presets.CONFIGS / "hitaj_fig6b_small.flags"
+    preset = preset_files.CONFIGS / "hitaj_fig6b_small.flags"
     [difference] = presets.differences(preset, _config(**changes))
     assert named in difference
 
@@ -180,7 +180,7 @@ def test_a_binary_without_targets_is_compared_as_well():
     config = {"experiment": "dssgd", "dataset": "mnist", "rounds": 20}
     config |= {"participants": "0-4;5-9", "sharing": {}}
     config["training"] = {"learning_rate": 0.02, "batch_size": 64}
-    preset = presets.CONFIGS / "dssgd_mnist.flags"
+    preset = preset_files.CONFIGS / "dssgd_mnist.flags"
     assert presets.differences(preset, config) == []
     [difference] = presets.differences(preset, config | {"rounds": 3})
     assert difference == "rounds=3, expected 20"
@@ -207,7 +207,7 @@ def _keys_config(**changes):
 
 
 def test_a_run_with_keys_is_compared_by_its_own_training():
-    preset = presets.CONFIGS / "keys_fig3_quick.flags"
+    preset = preset_files.CONFIGS / "keys_fig3_quick.flags"
     found = presets.differences(preset, _keys_config())
     assert [
         text for text in found if "attack" not in text and "gener" not in text
@@ -225,20 +225,20 @@ def test_a_run_with_keys_is_compared_by_its_own_training():
     ],
 )
 def test_a_run_with_keys_and_another_setting_differs(changes, named):
-    preset = presets.CONFIGS / "keys_fig3_quick.flags"
+    preset = preset_files.CONFIGS / "keys_fig3_quick.flags"
     found = presets.differences(preset, _keys_config(**changes))
     assert any(named in text for text in found)
 
 
 def test_an_inversion_without_its_controls_is_no_run_of_the_preset():
-    preset = presets.CONFIGS / "hitaj_fig5_mi_mlp.flags"
+    preset = preset_files.CONFIGS / "hitaj_fig5_mi_mlp.flags"
     config = {"experiment": "model_inversion", "arms": ["attack"]}
     assert any("arms=attack" in text for text in presets.differences(preset, config))
 
 
 def test_what_a_run_does_not_know_is_its_default():
     """And so no run of a preset that wants something else."""
-    preset = presets.CONFIGS / "hitaj_fig6b_small.flags"
+    preset = preset_files.CONFIGS / "hitaj_fig6b_small.flags"
     config = _config()
     del config["attack"]["fakes_per_turn"], config["per_class"]
     found = presets.differences(preset, config)
@@ -251,13 +251,13 @@ def test_what_a_run_does_not_know_is_its_default():
 
 
 def test_targets_that_a_preset_names_are_the_runs():
-    preset = presets.CONFIGS / "hitaj_fig10_small.flags"
+    preset = preset_files.CONFIGS / "hitaj_fig10_small.flags"
     config = _config(sharing={}, attack={"generator_steps": 20})
     assert any("targets=2" in text for text in presets.differences(preset, config))
 
 
 def test_a_leak_matrix_may_run_anywhere_but_not_with_other_seeds():
-    preset = presets.CONFIGS / "leak_matrix_digits_quick.flags"
+    preset = preset_files.CONFIGS / "leak_matrix_digits_quick.flags"
     config = {"experiment": "leak_matrix", "matrix": "digits", "quick": True}
     config |= {"seeds": [0, 1], "attacks": [], "defences": []}
     config |= {"workers": 7, "threads_per_job": 2, "ray_address": "auto"}
@@ -271,17 +271,17 @@ def test_a_leak_matrix_may_run_anywhere_but_not_with_other_seeds():
 
 
 def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
-    preset = presets.CONFIGS / "mgan_fig4_strengthened.flags"
+    preset = preset_files.CONFIGS / "mgan_fig4_strengthened.flags"
     config = {
         "experiment": "server_gan",
         "mode": "strengthened",
         "rounds": 30,
-        "angle": -35.0,
+        "angle": -55.0,
         "arms": ["attack", "control", "honest"],
         "training": plain(BatchSgd(0.002)),
         "attack": {
-            "generator_steps": 80,
-            "discriminator_steps": 80,
+            "generator_steps": 200,
+            "discriminator_steps": 200,
             "discriminator_growth": 0,
             "stop_share": None,
         },
@@ -301,7 +301,7 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
         ({"attack": {"stop_share": 0.5}}, "attack stop_share=0.5, expected None"),
         ({"gan": {"planes": 16}}, "gan planes=16, expected 32"),
         ({"matching": {"images": 3}}, "matching images=3, expected 9"),
-        ({"angle": 40.0}, "angle=40.0, expected -35"),
+        ({"angle": 40.0}, "angle=40.0, expected -55"),
         ({"training": plain(BatchSgd(0.1))}, "training learning_rate=0.1"),
     ):
         found = presets.differences(preset, _changed(config, changes))
@@ -310,7 +310,7 @@ def test_a_server_gan_is_compared_with_the_settings_of_its_mode():
 
 def _update_config(**changes):
     """A run of `membership_digits_user_dp` as its `config.json` has it."""
-    preset = presets.read(presets.CONFIGS / "membership_digits_user_dp.flags")
+    preset = preset_files.read(preset_files.CONFIGS / "membership_digits_user_dp.flags")
     config = {
         "experiment": "update_attacks",
         **presets.defaults("run_update_attacks"),
@@ -340,7 +340,7 @@ def _update_config(**changes):
     ],
 )
 def test_a_run_under_another_defence_differs(changes, named):
-    preset = presets.CONFIGS / "membership_digits_user_dp.flags"
+    preset = preset_files.CONFIGS / "membership_digits_user_dp.flags"
     assert presets.differences(preset, _update_config()) == []
     [difference] = presets.differences(preset, _update_config(**changes))
     assert difference.startswith(named)

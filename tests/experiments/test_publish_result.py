@@ -32,19 +32,19 @@ def presets(tmp_path, monkeypatch):
     (folder / "one.flags").write_text(
         "--flagfile=experiments/configs/base.flags\n--targets=1\n"
     )
-    monkeypatch.setattr(publish_result.presets, "CONFIGS", folder)
+    monkeypatch.setattr(publish_result.preset_files, "CONFIGS", folder)
     return folder
 
 
 def test_a_preset_includes_another_and_overrides_it(presets):
-    flags = publish_result.presets.read(presets / "one.flags")
+    flags = publish_result.preset_files.read(presets / "one.flags")
     assert flags["targets"] == "1"
     assert flags["dataset"] == "mnist"
 
 
 def test_a_repeated_flag_is_a_list(presets):
     (presets / "orders.flags").write_text("--order=fixed\n--order=random\n")
-    flags = publish_result.presets.read(presets / "orders.flags")
+    flags = publish_result.preset_files.read(presets / "orders.flags")
     assert flags == {"order": "fixed,random"}
 
 

@@ -168,6 +168,37 @@ def test_without_the_undefended_run_of_a_seed_nothing_is_defined(tmp_path):
     assert leak_matrix_report.verdict(found)[1] == "undefined"
 
 
+def test_a_defence_of_which_a_seed_failed_stops_nothing(tmp_path):
+    found = _collected(
+        tmp_path,
+        {
+            "one/none/0": _summary(0.8, 0.9),
+            "one/none/1": _summary(0.8, 0.9),
+            "one/noise/0": _summary(0.5, 0.9),
+        },
+        failures=["one/noise/1"],
+        defences=["none", "noise"],
+        seeds=[0, 1],
+    )
+    assert found["cells"][1]["leakage"]["mean"] == 0
+    text, _ = leak_matrix_report.verdict(found)
+    assert "No defence was measured." in text
+
+
+def test_an_advantage_counts_above_its_control():
+    def cell(leaked, control, measure="advantage"):
+        return {
+            "measure": measure,
+            "leakage": {"mean": leaked},
+            "control": {"mean": control},
+        }
+
+    assert leak_matrix_report._stops(cell(0.15, 0.06))
+    assert not leak_matrix_report._stops(cell(0.15, 0.04))
+    # Of reconstructions the control is in the figure already.
+    assert not leak_matrix_report._stops(cell(0.15, 0.06, "recovered"))
+
+
 @pytest.mark.parametrize(
     "bare, defended, accuracy, kind",
     [

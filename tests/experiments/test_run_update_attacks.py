@@ -425,10 +425,10 @@ class TestVerdicts:
         (
             {
                 "defences": Defences(
-                    user_dp=UserLevelDp(1.0, 0.1, 3, Mechanism.ADAPTIVE, 3)
+                    user_dp=UserLevelDp(1.0, 0.1, 3, Mechanism.FIXED, 3)
                 )
             },
-            "--inversion has distance=squared beside an adaptive --user_dp",
+            "--inversion has distance=squared beside --user_dp",
         ),
         ({"privacy_budget": 1.0}, "--privacy_budget is 1.0 without differential"),
         (

@@ -114,11 +114,17 @@ def test_a_failure_has_its_reason_and_stops_no_other(tmp_path):
 def test_a_killed_process_is_started_again(tmp_path):
     code = "if count == 1: os.kill(os.getpid(), signal.SIGKILL)\n" + _DONE
     always = "os.kill(os.getpid(), signal.SIGSEGV)"
-    some = [_job(tmp_path, "once", code), _job(tmp_path, "always", always)]
+    asked = "sys.exit(143)"  # As a binary does that SIGTERM let clean up.
+    some = [
+        _job(tmp_path, "once", code),
+        _job(tmp_path, "always", always),
+        _job(tmp_path, "asked", asked),
+    ]
     found = jobs.run(some, LocalProcess, at_once=1, tries=2)
     assert found["once"].ok
     assert found["always"].reason == "killed by SIGSEGV"
-    assert [_calls(job) for job in some] == [2, 2]
+    assert found["asked"].reason == "asked to end by SIGTERM"
+    assert [_calls(job) for job in some] == [2, 2, 2]
 
 
 def test_what_is_done_is_not_run_again_unless_it_is_another_job(tmp_path):

@@ -28,7 +28,6 @@ count, securely summed, too).
 
 import dataclasses
 import logging
-import math
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -45,6 +44,9 @@ logging.getLogger("tensorflow").addFilter(
         )
     )
 )
+
+
+_GREATEST_BOUND = 1e30  # Times a weight it has to be finite in 32-bit floating point.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +172,11 @@ class _Bounded(tff.aggregators.WeightedAggregationFactory):
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value <= _GREATEST_BOUND:
         raise InputError(
-            f"{name} is {value}: expected a finite number above 0, since a secure sum "
-            "needs a range; give the largest that is usual"
+            f"{name} is {value}: expected a number above 0 and at most "
+            f"{_GREATEST_BOUND:g}, since a secure sum needs a range; give the largest "
+            "that is usual"
         )
 
 

@@ -28,6 +28,8 @@ _POLL_S = 0.05
 _GRACE_S = 10.0
 """How long a process that was asked to end has for its cleaning up."""
 _TAIL_BYTES = 4096
+_ASKED_TO_END = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+"""Exit codes of a command that cleaned up when a signal asked it to end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Job:
       places: further arguments, which say where files lie: they may change between
         two calls without making it another job.
       directory: the command's working directory.
+      settings: what else decides it, such as what a file that an argument names says.
       result: the file that the command leaves when it has ended well.
-      record: made when it has: the proof, with the arguments. Beside it,
+      record: made when it has: the proof, with arguments and settings. Beside it,
         `<record>.stderr` gets what the command says there; stdout is dropped.
     """
 
@@ -51,6 +54,7 @@ class Job:
     result: pathlib.Path
     record: pathlib.Path
     places: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
     @property
     def stderr(self) -> pathlib.Path:
@@ -152,7 +156,7 @@ def is_done(job: Job) -> bool:
         record = json.loads(job.record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return record == {"arguments": list(job.arguments)} and job.result.is_file()
+    return record == _proof(job) and job.result.is_file()
 
 
 class LocalProcess:
@@ -207,6 +211,9 @@ class LocalProcess:
             name = signal.Signals(-status).name
             hint = " (often because memory ran out)" if name == "SIGKILL" else ""
             return Outcome(False, f"killed by {name}{hint}", True, seconds)
+        if status in _ASKED_TO_END:
+            name = signal.Signals(status - 128).name
+            return Outcome(False, f"asked to end by {name}", True, seconds)
         if status:
             said = _last_line(self._job.stderr) or "nothing on stderr"
             reason = said.removeprefix("error: ")
@@ -230,7 +237,11 @@ def _ended(running: Mapping[Job, Running]) -> dict[Job, Outcome]:
 
 
 def _write_record(job: Job) -> None:
-    atomic_write_json(job.record, {"arguments": list(job.arguments)})
+    atomic_write_json(job.record, _proof(job))
+
+
+def _proof(job: Job) -> dict[str, list[str]]:
+    return {"arguments": list(job.arguments), "settings": list(job.settings)}
 
 
 def _end(running: Iterable[Running]) -> None:
