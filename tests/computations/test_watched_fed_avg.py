@@ -217,7 +217,7 @@ def test_a_process_that_contradicts_its_threat_is_refused(name):
             ),
             "bound is 1.0 in secure_aggregation and clip 2.0 in user_dp",
         ),
-        (lambda: SecureAggregation(0.0), "bound is 0.0: expected a finite number"),
+        (lambda: SecureAggregation(0.0), "bound is 0.0: expected a number above 0"),
         (
             lambda: _build(Defences(), training=BatchSgd(RATE, epochs=2)),
             "epochs is 2 with fed_sgd: expected 1",
