@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from computations.cohort_uploads import check_range
 from computations.fed_avg import (
     FinalizerBuilder,
     build_fed_avg,
@@ -106,7 +107,7 @@ class Defences:
                 "and do not add up; leave the others out"
             )
         if self.user_dp is not None and self.secure_aggregation is not None:
-            _check_range(self.user_dp, self.secure_aggregation)
+            check_range(self.user_dp, self.secure_aggregation)
 
     @property
     def view(self) -> View:
@@ -353,19 +354,3 @@ def _check_algorithm(algorithm: Algorithm, training: BatchSgd) -> None:
                 f"{name} is {getattr(training, name)} with fed_sgd: expected "
                 f"{default}, since clients send one gradient; use fed_avg"
             )
-
-
-def _check_range(user: UserLevelDp, secure: SecureAggregation) -> None:
-    """A secure sum within may not clip what user-level privacy has clipped."""
-    if user.mechanism is Mechanism.ADAPTIVE:
-        raise InputError(
-            "user_dp is adaptive beside secure_aggregation: expected fixed or tree, "
-            "since an adaptive bound may grow beyond the range of the secure sum; "
-            "choose one of them"
-        )
-    if secure.bound < user.clip:
-        raise InputError(
-            f"bound is {secure.bound} in secure_aggregation and clip {user.clip} in "
-            "user_dp: expected a bound of at least the clip, below which updates would "
-            "be changed once more; raise it"
-        )

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from computations import dssgd
+from computations.cohort_uploads import CohortUploads, build_upload_aggregator
 from experiments.dssgd_arm import (
     ArmState,
     DssgdArm,
@@ -38,10 +39,11 @@ from experiments.privacy import (
 from experiments.report_parts import metrics_rows
 from experiments.run_clock import RunClock
 from tff_leak.attacks import client_gan
-from tff_leak.attacks.client_transform import only_row
+from tff_leak.attacks.client_transform import ClientTransform, only_row
 from tff_leak.data.sources import Examples
 from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
+from tff_leak.defences.secure_aggregation import check_secure, secure_counts_factory
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
@@ -55,11 +57,21 @@ from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.reconstructions import write_reconstructions
 from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
 from tff_leak.runtime.seeding import Role
+from tff_leak.threat import (
+    Adversary,
+    Behaviour,
+    Knowledge,
+    Threat,
+    View,
+    check_process,
+)
 
 SNAPSHOT_SAMPLES = 40
 FINAL_SAMPLES = 200
 FIXED_ATTACK_FIELDS = ("generator", "optimizer", "fake_class", "aim")
 """Fields of `ClientGan` that the program sets, and no flag."""
+# Above the mean loss (nats) of any model that has not diverged; of the metrics only.
+_GREATEST_LOSS = 100.0
 
 
 class Arm(enum.Enum):
@@ -141,6 +153,7 @@ class Settings:
         whole; None: there is none.
       privacy_budget: largest epsilon of a participant; the run ends before a round
         that would pass it. None: there is none.
+      uploads: how those of participants that train all at once are joined.
     """
 
     rounds: int
@@ -157,6 +170,7 @@ class Settings:
     record_dp: RecordLevelDp | None = None
     local_dp: LocalDp | None = None
     privacy_budget: float | None = None
+    uploads: CohortUploads = CohortUploads()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -216,16 +230,8 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         spending = _spending(settings, network, federation)
         # Attack and control are one process: it is traced and compiled once.
         if attack.influence not in processes:
-            processes[attack.influence] = dssgd.build_dssgd(
-                network,
-                sharing=settings.sharing,
-                privacy=settings.privacy or settings.local_dp,
-                adversaries_exempt=settings.local_dp is not None,
-                training=local_training(network, settings.training, settings.record_dp),
-                transform=transform,
-                adversary_training=settings.training if settings.record_dp else None,
-                max_staleness=settings.max_staleness,
-                seed=settings.seed,
+            processes[attack.influence] = _build_process(
+                settings, network, transform, data.federation
             )
         attacks[arm] = attack
         arms[arm] = DssgdArm(
@@ -355,7 +361,7 @@ def evaluate(
         arm.value: experiment.arms[arm].accuracy(state.server)
         for arm, state in states.items()
     }
-    private = settings.record_dp or settings.local_dp
+    private = settings.record_dp or settings.local_dp or settings.uploads.user_dp
     summary = {
         "experiment": "client_gan",
         "dataset": data.source.name,
@@ -510,10 +516,74 @@ def _spending(
             for number, part in enumerate(federation.data)
         ],
         settings.local_dp,
+        settings.uploads.user_dp,
     )
 
 
+def _build_process(
+    settings: Settings,
+    network: Network,
+    transform: ClientTransform,
+    federation: Federation,
+) -> tff.templates.IterativeProcess:
+    """The federation's process, checked against what a malicious client may see."""
+    uploads, participants = settings.uploads, len(federation.data)
+    joined = counts = None
+    if uploads.wants_a_cohort:
+        joined = build_upload_aggregator(
+            uploads,
+            participants=participants,
+            num_shared=network.num_parameters,
+            seed=settings.seed,
+        )
+    if uploads.secure_aggregation is not None:
+        counts = secure_counts_factory(
+            _GREATEST_LOSS * _most_examples(settings, federation)
+        )
+    process = dssgd.build_dssgd(
+        network,
+        sharing=settings.sharing,
+        privacy=settings.privacy or settings.local_dp,
+        adversaries_exempt=settings.local_dp is not None,
+        training=local_training(network, settings.training, settings.record_dp),
+        transform=transform,
+        adversary_training=settings.training if settings.record_dp else None,
+        upload_aggregator=joined,
+        metrics_aggregator=counts,
+        max_staleness=settings.max_staleness,
+        seed=settings.seed,
+    )
+    check_process(
+        Threat(Adversary.CLIENT, Behaviour.ACTIVE, View.SUM, {Knowledge.LABELS}),
+        process,
+    )
+    if uploads.secure_aggregation is not None:
+        check_secure(process.next)
+    return process
+
+
+def _most_examples(settings: Settings, federation: Federation) -> int:
+    """What a participant trains on in a turn at most, fakes included."""
+    attack = attack_config(settings.attack)
+    fakes = attack["fakes_per_turn"] * (1 + attack["replay_turns"])
+    return max(len(part) for part in federation.data) + fakes
+
+
+def _check_uploads(settings: Settings) -> None:
+    """Raises InputError if what is of a cohort is asked of participants in turns."""
+    if settings.uploads.wants_a_cohort and (
+        settings.order is not dssgd.TurnOrder.ALL_AT_ONCE
+    ):
+        raise InputError(
+            f"--order is {settings.order.value} with --joining=mean, --user_dp or "
+            "--secure_aggregation: expected all_at_once, since a participant that "
+            "trains in its turn has no cohort to be averaged with or to hide in; add "
+            "--order=all_at_once"
+        )
+
+
 def _check_start(settings: Settings, federation: Federation) -> None:
+    _check_uploads(settings)
     if Arm.ATTACK not in settings.arms:
         names = ",".join(arm.value for arm in settings.arms)
         raise InputError(f"--arms is {names!r}: expected attack among them; add it")

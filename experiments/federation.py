@@ -137,8 +137,9 @@ def build_federation(
       source: names the classes.
       examples: the participants' part of the source.
       participants: separated by ";", each a list of classes such as "0-4" or "1,3,7",
-        "none" for one without data, or "each" for one participant a class. A class
-        that several name is shared out evenly among them.
+        "none" for one without data, or "each" for one participant a class; after a
+        number and an "x" so many of them, such as "40x0-4". A class that several name
+        is shared out evenly among them.
       adversaries: numbers of the malicious participants, from 0.
       targets: as many classes, one for each adversary.
       seed: of the partition.
@@ -181,19 +182,33 @@ def check_staleness(order: TurnOrder, max_staleness: int) -> None:
 
 def _class_lists(text: str, num_classes: int) -> list[list[int]]:
     lists: list[list[int]] = []
-    for part in (part.strip() for part in text.split(";")):
+    for part in text.split(";"):
+        times, part = _times(part)
         if part == EACH:
-            lists += [[label] for label in range(num_classes)]
+            lists += times * [[label] for label in range(num_classes)]
         elif part == NONE:
-            lists.append([])
+            lists += times * [[]]
         else:
-            lists.append(_classes(part, num_classes))
+            lists += times * [_classes(part, num_classes)]
     if len(lists) < 2:
         raise InputError(
             f"--participants is {text!r}: expected at least two participants, "
             'separated by ";"; for example 0-4;5-9'
         )
     return lists
+
+
+def _times(text: str) -> tuple[int, str]:
+    """Splits "40x0-4" into how many such participants there are, and their classes."""
+    times, x, part = text.partition("x")
+    if not x:
+        return 1, text.strip()
+    if not re.fullmatch(r"\s*[1-9]\d{0,3}\s*", times):
+        raise InputError(
+            f"--participants has {text!r}: expected a number of participants from 1 to "
+            '9999 before the "x", such as 40x0-4; correct the list'
+        )
+    return int(times), part.strip()
 
 
 def _classes(text: str, num_classes: int) -> list[int]:

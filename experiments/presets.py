@@ -99,6 +99,7 @@ _FREE = {
     *("output_dir", "data_dir", "seed", "threads"),
     *("workers", "threads_per_job", "ray_address"),
 }
+_MANY_CLIENTS = 1_000_000
 _SHARED_FLAGS = ("place_flags", "common_flags")
 
 
@@ -196,9 +197,10 @@ def _wanted_settings(
     if cls is GradientInversion:
         return update_attacks_program.inversion_config(given)
     if cls is UserLevelDp:
-        clients = int(flags["clients"])
-        fixed = update_attacks_program.FIXED_USER_FIELDS
-        return plain(cls(**given, **dict.fromkeys(fixed, clients)))
+        # Their number is another flag's, which is compared by itself.
+        fixed = dict.fromkeys(update_attacks_program.FIXED_USER_FIELDS, _MANY_CLIENTS)
+        wanted = plain(cls(**given, **fixed))
+        return {name: wanted[name] for name in wanted if name not in fixed}
     if cls is ClientGan:
         return client_gan_program.attack_config(given)
     return plain(cls(**given))

@@ -20,6 +20,7 @@ from tff_leak.defences.record_level_dp import (
     turn_event,
 )
 from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
+from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.network import Network
@@ -58,6 +59,7 @@ def build_spending(
     record_dp: RecordLevelDp | None,
     examples: Sequence[int],
     local_dp: LocalDp | None = None,
+    user_dp: UserLevelDp | None = None,
 ) -> Spending | None:
     """Returns what turns of DSSGD cost; None without differential privacy.
 
@@ -69,23 +71,32 @@ def build_spending(
       examples: records of each participant; 0 for those whose records are nobody's
         concern, the adversaries.
       local_dp: of the uploads, each a participant's whole turn.
+      user_dp: of the sum of the uploads of all, at the server.
 
     Raises:
       InputError: if several mechanisms are given.
     """
     _check_one(
-        {"record_dp": record_dp, "sparse_vector": sparse_vector, "local_dp": local_dp}
+        {
+            "record_dp": record_dp,
+            "sparse_vector": sparse_vector,
+            "local_dp": local_dp,
+            "user_dp": user_dp,
+        }
     )
     if sparse_vector is not None:
         size = network.num_parameters
         return lambda turns: total_epsilon(sparse_vector, size, max(turns))
-    if record_dp is None and local_dp is None:
+    private = record_dp or local_dp or user_dp
+    if private is None:
         return None
-    private = record_dp or local_dp
 
     # Asked several times a round, by the metrics and the budget.
     @functools.cache
     def of_one(records: int, count: int) -> float:
+        if user_dp is not None:
+            event = user_level_dp.event(user_dp, count if records else 0)
+            return epsilon(event, user_dp.delta, user_dp.neighbours)
         if record_dp is not None:
             event = turn_event(record_dp, training, records)
         else:
@@ -158,7 +169,7 @@ def build_goes_on(
     _check_budget(
         budget,
         {name: of_arm and of_arm(once) for name, of_arm in spending.items()},
-        "--record_dp, --local_dp or --sparse_vector",
+        "--record_dp, --local_dp, --user_dp or --sparse_vector",
     )
 
     def goes_on(round_num: int, states: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import time
 
 from absl import flags
 
+from computations.cohort_uploads import CohortUploads, Joining
 from computations.dssgd import TurnOrder
 from experiments import (
     client_gan_program,
@@ -25,8 +26,10 @@ from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
+from tff_leak.defences.secure_aggregation import SecureAggregation
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
+from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
 from tff_leak.runtime import cli
@@ -54,7 +57,7 @@ _PARTICIPANTS = flags.DEFINE_string(
     "participants",
     "0-4;5-9",
     'Classes of each participant, separated by ";": lists such as 0-4 or 1,3, "none", '
-    'or "each" for one participant a class.',
+    'or "each" for one participant a class; 40x0-4 are forty participants.',
 )
 _ADVERSARIES = flags.DEFINE_list(
     "adversaries", ["1"], "Numbers of the malicious participants, from 0."
@@ -83,6 +86,26 @@ _LOCAL_DP = flags.DEFINE_string(
     "",
     "Differential privacy of what a participant's turn uploads, by itself: settings of "
     "LocalDp, e.g. clip=0.5,noise_multiplier=0.01; empty: none.",
+)
+_JOINING = flags.DEFINE_enum_class(
+    "joining",
+    Joining.SUM,
+    Joining,
+    "Of the uploads of participants that train all at once; mean is federated "
+    "averaging.",
+)
+_USER_DP = flags.DEFINE_string(
+    "user_dp",
+    "",
+    "Differential privacy of a participant in the sum, by the server; for "
+    "--order=all_at_once: settings of UserLevelDp, e.g. clip=0.5,noise_multiplier=1; "
+    "empty: none.",
+)
+_SECURE_AGGREGATION = flags.DEFINE_string(
+    "secure_aggregation",
+    "",
+    "Uploads are summed securely; for --order=all_at_once: settings of "
+    "SecureAggregation, e.g. bound=1; empty: in the clear.",
 )
 _PRIVACY_BUDGET = flags.DEFINE_float(
     "privacy_budget",
@@ -117,8 +140,8 @@ def main(argv: list[str]) -> None:
     del argv
     started = time.monotonic()
     threads = common_flags.start("runs/demo")
-    settings = _settings()
-    data = _data(settings.seed)
+    data = _data(common_flags.SEED.value)
+    settings = _settings(len(data.federation.data))
     # What cannot be built must not leave a run directory behind.
     experiment = client_gan_program.build_experiment(settings, data)
     with RunDirectory.open(
@@ -136,7 +159,7 @@ def main(argv: list[str]) -> None:
         print(f"Report: {directory.report}")
 
 
-def _settings() -> client_gan_program.Settings:
+def _settings(participants: int) -> client_gan_program.Settings:
     def build(cls, flag):
         return cls(**parse(cls, flag.value, flag=flag.name))
 
@@ -159,6 +182,20 @@ def _settings() -> client_gan_program.Settings:
         record_dp=build_optional(RecordLevelDp, _RECORD_DP.value, flag=_RECORD_DP.name),
         local_dp=build_optional(LocalDp, _LOCAL_DP.value, flag=_LOCAL_DP.name),
         privacy_budget=_PRIVACY_BUDGET.value,
+        uploads=CohortUploads(
+            _JOINING.value,
+            build_optional(
+                UserLevelDp,
+                _USER_DP.value,
+                flag=_USER_DP.name,
+                given={"clients_per_round": participants},
+            ),
+            build_optional(
+                SecureAggregation,
+                _SECURE_AGGREGATION.value,
+                flag=_SECURE_AGGREGATION.name,
+            ),
+        ),
     )
 
 
@@ -192,12 +229,19 @@ def _config(settings: client_gan_program.Settings, threads: int) -> dict:
             "sparse_vector": settings.privacy,
             "record_dp": settings.record_dp,
             "local_dp": settings.local_dp,
+            "user_dp": settings.uploads.user_dp,
+            "secure_aggregation": settings.uploads.secure_aggregation,
         },
         settings.privacy_budget,
     )
+    # As there: runs from before there was this flag go on.
+    joining = {}
+    if settings.uploads.joining is not Joining.SUM:
+        joining = {"joining": settings.uploads.joining.value}
     return (
         common_flags.config(threads)
         | private
+        | joining
         | {
             "experiment": "client_gan",
             "dataset": _DATASET.value,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow_federated as tff
 
+from computations.cohort_uploads import CohortUploads, Joining
 from computations.dssgd import TurnOrder
 from experiments import client_gan_program as program
 from experiments import client_gan_report
@@ -25,8 +26,11 @@ from tff_leak.data import partition, sources
 from tff_leak.defences.accounting import epsilon, repeated
 from tff_leak.defences.local_dp import LocalDp, upload_event
 from tff_leak.defences.record_level_dp import RecordLevelDp
+from tff_leak.defences.secure_aggregation import SecureAggregation, check_secure
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
+from tff_leak.defences.user_level_dp import UserLevelDp
+from tff_leak.defences.user_level_dp import event as user_event
 from tff_leak.errors import InputError
 from tff_leak.models.training import LocalSgd
 from tff_leak.runtime import native
@@ -268,3 +272,44 @@ def test_the_attack_arm_is_required():
     settings = _settings(arms=[program.Arm.CONTROL])
     with pytest.raises(InputError, match="--arms is 'control': expected attack among"):
         program.build_experiment(settings, _data(5))
+
+
+def _cohort(**changes):
+    """Forty participants and an adversary without data, all at once."""
+    data = _data(participants="40x0-9;none", adversaries=(40,))
+    user = UserLevelDp(clip=0.5, noise_multiplier=1.0, clients_per_round=41)
+    given = {"user_dp": user} | changes
+    settings = _settings(
+        order=TurnOrder.ALL_AT_ONCE, uploads=CohortUploads(Joining.MEAN, **given)
+    )
+    return program.build_experiment(settings, data)
+
+
+def test_user_level_privacy_of_a_cohort_is_accounted_for(tmp_path):
+    experiment = _cohort()
+    directory, states = _run(experiment, tmp_path)
+    with directory:
+        rows = _metrics(directory)
+        user = experiment.settings.uploads.user_dp
+        wanted = [
+            epsilon(user_event(user, rounds), user.delta, user.neighbours)
+            for rounds in (1, 2)
+        ]
+        found = [float(row["attack/epsilon_total"]) for row in rows]
+        assert found == pytest.approx(wanted, rel=1e-6)
+        assert _attack_ran(rows, experiment, states)
+
+
+def test_a_cohort_under_secure_sums_is_checked():
+    secure = SecureAggregation(bound=1)
+    process = _cohort(user_dp=None, secure_aggregation=secure).arms[program.Arm.ATTACK]
+    check_secure(process.process.next)
+    with mock.patch.object(program, "secure_counts_factory", lambda greatest: None):
+        with pytest.raises(InputError, match="does not aggregate securely"):
+            _cohort(user_dp=None, secure_aggregation=secure)
+
+
+def test_participants_in_turns_have_no_cohort():
+    settings = _settings(uploads=CohortUploads(Joining.MEAN))
+    with pytest.raises(InputError, match="--order is fixed .* expected all_at_once"):
+        program.build_experiment(settings, _data())

@@ -49,6 +49,17 @@ def test_a_shared_class_has_a_victim_and_others(source):
     assert federation.others_images(0).shape == (0, 8, 8, 1)
 
 
+def test_many_participants_in_one_word(source):
+    federation = _build(source, participants="3x0-2;none", adversaries=[3])
+    assert [np.unique(part.labels).tolist() for part in federation.data] == [
+        *3 * [[0, 1, 2]],
+        [],
+    ]
+    written_out = _build(source, participants="0-2;0-2; 0-2 ;none", adversaries=[3])
+    for one, other in zip(federation.data, written_out.data, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+
+
 def test_in_the_control_nobody_holds_a_target(source):
     federation = _build(source)
     control = federation.without_targets()
@@ -66,6 +77,9 @@ def test_in_the_control_nobody_holds_a_target(source):
         ({"participants": "0-;3"}, "has '0-': expected classes such as 0-4"),
         ({"participants": "0-999999999;3"}, "expected classes from 0 to 5"),
         ({"participants": "0,0;3"}, "has '0,0': expected classes"),
+        ({"participants": "0x0;3"}, "has '0x0': expected a number of participants"),
+        ({"participants": "ax0;3"}, "has 'ax0': expected a number of participants"),
+        ({"participants": "2x7;3"}, "has '7': expected classes from 0 to 5"),
         ({"adversaries": [2]}, "--adversaries is 2: expected different numbers from 0"),
         ({"adversaries": [0, 1], "targets": [3, 0]}, "expected an honest participant"),
         ({"targets": [1, 2]}, "--targets is 1,2: expected one class for each of the 1"),
