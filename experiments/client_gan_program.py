@@ -154,6 +154,9 @@ class Settings:
       privacy_budget: largest epsilon of a participant; the run ends before a round
         that would pass it. None: there is none.
       uploads: how those of participants that train all at once are joined.
+      adversary_training: the adversaries' local training; None: as all train. (Nobody
+        can hold them to the agreed one; in a large cohort an adversary that makes as
+        few steps as the others has no influence.)
     """
 
     rounds: int
@@ -171,6 +174,7 @@ class Settings:
     local_dp: LocalDp | None = None
     privacy_budget: float | None = None
     uploads: CohortUploads = CohortUploads()
+    adversary_training: LocalSgd | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -547,7 +551,8 @@ def _build_process(
         adversaries_exempt=settings.local_dp is not None,
         training=local_training(network, settings.training, settings.record_dp),
         transform=transform,
-        adversary_training=settings.training if settings.record_dp else None,
+        adversary_training=settings.adversary_training
+        or (settings.training if settings.record_dp else None),
         upload_aggregator=joined,
         metrics_aggregator=counts,
         max_staleness=settings.max_staleness,

@@ -13,6 +13,7 @@ from tff_leak.errors import InputError
 from tff_leak.threat import Adversary, Behaviour, Knowledge, Threat, View
 
 CLIENT_GAN = "experiments.run_client_gan"
+AVERAGING = "client_gan_averaging"
 KEY_PROTECTED = "experiments.run_key_protected"
 SERVER_GAN = "experiments.run_server_gan"
 UPDATE_ATTACKS = "experiments.run_update_attacks"
@@ -85,7 +86,7 @@ class Defence:
     Attributes:
       name: of flags and folders.
       title: for people.
-      on: by binary.
+      on: by binary, or by the name of an attack, which goes before its binary.
       view: what a server sees of updates under it; a client sees the sum at most.
       family: of rows that are one defence before different adversaries: it stops what
         none of them gets through. Empty: alone.
@@ -143,7 +144,7 @@ def change_of(attack: Attack, defence: Defence) -> Change:
     """Returns what a defence does to an attack's command."""
     binary = attack.program.module
     missing = f"{binary.rpartition('.')[2]} has no flag for this defence"
-    return defence.on.get(binary, missing)
+    return defence.on.get(attack.name, defence.on.get(binary, missing))
 
 
 # Hitaj et al.: a client sees the shared model, and knows which class it wants.
@@ -169,6 +170,18 @@ def _client_gan(preset: str, quick: tuple[str, ...]) -> Attack:
         _MALICIOUS_CLIENT,
         controlled=("--arms=attack,control",),
         defended=("--arms=attack",),
+    )
+
+
+def _averaging(*flags: str) -> Attack:
+    """The same in federated averaging, where there is a cohort to hide in."""
+    return dataclasses.replace(
+        _client_gan("digits_averaging", ("--rounds=40",)),
+        name=AVERAGING,
+        title="GAN of a malicious client in federated averaging",
+        program=Program(
+            CLIENT_GAN, "digits_averaging", ("--targets=3", *flags), ("--rounds=40",)
+        ),
     )
 
 
@@ -241,7 +254,8 @@ def _record_dp(noise: str) -> Defence:
                 "--training=learning_rate=0.05,batch_size=32",
                 f"--record_dp={settings},sampling=poisson",
             ),
-            UPDATE_ATTACKS: (f"--record_dp={settings}",),
+            # A client of few examples makes one step on all of them.
+            **dict.fromkeys((AVERAGING, UPDATE_ATTACKS), (f"--record_dp={settings}",)),
         },
         View.NOISED_ROWS,
     )
@@ -266,7 +280,10 @@ def _user_dp(noise: str) -> Defence:
         {
             CLIENT_GAN: "participants upload to a parameter server, one at a time: "
             "there is no cohort to hide among",
-            UPDATE_ATTACKS: (f"--user_dp=clip=0.5,noise_multiplier={noise}",),
+            **dict.fromkeys(
+                (AVERAGING, UPDATE_ATTACKS),
+                (f"--user_dp=clip=0.5,noise_multiplier={noise}",),
+            ),
         },
     )
 
@@ -279,7 +296,10 @@ def _class_keys(
     return Defence(
         f"keys_{guess.partition(':')[0]}",
         f"class keys; the adversary {title}",
-        {CLIENT_GAN: changed, UPDATE_ATTACKS: reason, SERVER_GAN: reason},
+        {
+            CLIENT_GAN: changed,
+            **dict.fromkeys((AVERAGING, UPDATE_ATTACKS, SERVER_GAN), reason),
+        },
         family=family,
     )
 
@@ -303,7 +323,12 @@ def _defences(keys: Program) -> list[Defence]:
         Defence(
             "secure_aggregation",
             "secure aggregation",
-            {CLIENT_GAN: _IN_TURNS, UPDATE_ATTACKS: ("--secure_aggregation=bound=1",)},
+            {
+                CLIENT_GAN: _IN_TURNS,
+                **dict.fromkeys(
+                    (AVERAGING, UPDATE_ATTACKS), ("--secure_aggregation=bound=1",)
+                ),
+            },
             View.SUM,
         ),
     ]
@@ -340,7 +365,11 @@ _MNIST_KEYS = Program(KEY_PROTECTED, "keys_adaptive_small", quick=("--rounds=60"
 
 DIGITS = _matrix(
     "digits",
-    [_client_gan("digits", ("--rounds=60",)), *_update_attacks("digits")],
+    [
+        _client_gan("digits", ("--rounds=60",)),
+        _averaging(),
+        *_update_attacks("digits"),
+    ],
     _DIGITS_KEYS,
     (_QUICK_ATTACKS, _QUICK_DEFENCES),
 )
@@ -348,6 +377,7 @@ MNIST = _matrix(
     "mnist",
     [
         _client_gan("hitaj_fig6a_small", ("--rounds=60",)),
+        _averaging("--dataset=mnist", "--per_class=90"),
         Attack(
             "server_gan",
             "GAN of the server (Wang et al., strengthened)",

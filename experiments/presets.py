@@ -61,6 +61,7 @@ BINARIES = {
 _SETTINGS = {
     "sharing": SelectiveSharing,
     "training": LocalSgd,
+    "adversary_training": LocalSgd,
     "generator": client_gan_program.GeneratorSettings,
     "inversion": ModelInversion,
     "sparse_vector": SparseVector,
@@ -78,6 +79,7 @@ _SETTINGS = {
 }
 # Without a value there is no such part.
 _OPTIONAL = {
+    "adversary_training",
     "sparse_vector",
     "record_dp",
     "local_dp",

@@ -115,6 +115,12 @@ _PRIVACY_BUDGET = flags.DEFINE_float(
 _TRAINING = flags.DEFINE_string(
     "training", "", "Overrides of LocalSgd, e.g. learning_rate=0.01."
 )
+_ADVERSARY_TRAINING = flags.DEFINE_string(
+    "adversary_training",
+    "",
+    "The adversaries' local training, which nobody can prescribe: settings of "
+    "LocalSgd, e.g. learning_rate=0.01,epochs=5; empty: as all train.",
+)
 _ORDER = flags.DEFINE_enum_class(
     "order", TurnOrder.FIXED, TurnOrder, "Of the turns in a round."
 )
@@ -196,6 +202,9 @@ def _settings(participants: int) -> client_gan_program.Settings:
                 flag=_SECURE_AGGREGATION.name,
             ),
         ),
+        adversary_training=build_optional(
+            LocalSgd, _ADVERSARY_TRAINING.value, flag=_ADVERSARY_TRAINING.name
+        ),
     )
 
 
@@ -231,6 +240,7 @@ def _config(settings: client_gan_program.Settings, threads: int) -> dict:
             "local_dp": settings.local_dp,
             "user_dp": settings.uploads.user_dp,
             "secure_aggregation": settings.uploads.secure_aggregation,
+            "adversary_training": settings.adversary_training,
         },
         settings.privacy_budget,
     )
