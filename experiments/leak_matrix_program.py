@@ -26,6 +26,13 @@ from tff_leak.runtime.jobs import Job, Outcome
 ROOT = pathlib.Path(experiments.__file__).parents[1]
 
 
+_MEANS = (
+    *("leakage", "late_leakage", "control"),
+    *("task_accuracy", "judge_share", "seconds"),
+)
+"""Of a cell, over its seeds."""
+
+
 class Status(enum.Enum):
     """What became of a cell.
 
@@ -291,10 +298,7 @@ def _summary(
     measured = [run for run in runs if not run["error"]]
     return summary | {
         "runs": runs,
-        **{
-            key: figures.over_seeds([run[key] for run in measured])
-            for key in ("leakage", "control", "task_accuracy", "judge_share", "seconds")
-        },
+        **{key: figures.over_seeds([run[key] for run in measured]) for key in _MEANS},
         "reached": _count([run["reached"] for run in measured]),
         "epsilon": _largest_epsilon([run["epsilon"] for run in measured]),
     }
@@ -317,6 +321,7 @@ def _run(
         "seed": seed,
         "error": "",
         "leakage": figures.leakage(own, undefended),
+        "late_leakage": figures.late_leakage(own, undefended),
         "own_leakage": own.leakage,
     }
 
