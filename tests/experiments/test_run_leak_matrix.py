@@ -349,11 +349,22 @@ def test_the_report_names_the_reason_of_a_failure(tmp_path):
     assert rows == [["Attack one", "Noise", "failed", "seed 0: it broke"]]
 
 
-def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--attacks=gan", "--attacks has 'gan': expected some of client_gan"),
+        (
+            "--threads_per_job=100000",
+            "--threads_per_job is 100000: expected at most "
+            f"{len(os.sched_getaffinity(0))}, the cores",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
     output = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.run_leak_matrix"]
     result = subprocess.run(
-        [*command, f"--output_dir={output}", "--attacks=gan"],
+        [*command, f"--output_dir={output}", flag],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -362,5 +373,5 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
     )
     assert result.returncode == 2
     [line] = result.stderr.strip().splitlines()
-    assert line.startswith("error: --attacks has 'gan': expected some of client_gan")
+    assert line.startswith(f"error: {message}")
     assert not output.exists()
