@@ -110,9 +110,7 @@ def build_plan(
     Raises:
       InputError: for an unknown name, or if there is nothing to measure against.
     """
-    usual = matrix.quick if quick else (tuple(matrix.attacks), tuple(matrix.defences))
-    columns = _chosen("attacks", attacks, matrix.attacks, usual[0])
-    rows = _chosen("defences", defences, matrix.defences, usual[1])
+    columns, rows = chosen(matrix, attacks, defences, quick)
     if NO_DEFENCE.name not in (row.name for row in rows):
         raise InputError(
             f"--defences is {','.join(defences)!r}: expected {NO_DEFENCE.name} among "
@@ -129,6 +127,27 @@ def build_plan(
         for defence in rows
     }
     return Plan(matrix, columns, rows, seeds, threads, cells)
+
+
+def chosen(
+    matrix: Matrix, attacks: Sequence[str], defences: Sequence[str], quick: bool
+) -> tuple[list[Attack], list[Defence]]:
+    """Returns the attacks and defences that names stand for, in the matrix's order.
+
+    Args:
+      matrix: to choose from.
+      attacks: names; empty for all, or all of a quick matrix.
+      defences: the same.
+      quick: whether it is a quick one.
+
+    Raises:
+      InputError: for an unknown name, or one that stands twice.
+    """
+    usual = matrix.quick if quick else (tuple(matrix.attacks), tuple(matrix.defences))
+    return (
+        _chosen("attacks", attacks, matrix.attacks, usual[0]),
+        _chosen("defences", defences, matrix.defences, usual[1]),
+    )
 
 
 def jobs_of(
