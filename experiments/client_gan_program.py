@@ -18,6 +18,7 @@ import tensorflow_federated as tff
 
 from computations import dssgd
 from computations.cohort_uploads import CohortUploads, build_upload_aggregator
+from experiments import client_gan_curves
 from experiments.dssgd_arm import (
     ArmState,
     DssgdArm,
@@ -52,7 +53,7 @@ from tff_leak.metrics.judge import Judge
 from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
 from tff_leak.models.network import Network
 from tff_leak.models.training import LocalSgd
-from tff_leak.runtime import program, seeding, snapshots
+from tff_leak.runtime import program, seeding
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.reconstructions import write_reconstructions
 from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
@@ -360,7 +361,15 @@ def evaluate(
         for arm, state in states.items()
     }
     _write_reconstructions(data.federation, drawn[Arm.ATTACK], rounds, directory)
-    scores = _score(data, drawn, judge, window, settings.seed)
+
+    def score(drawn: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, Any]:
+        of_arm = {Arm(name): images for name, images in drawn.items()}
+        return _score(data, of_arm, judge, window, settings.seed)
+
+    snapped = client_gan_curves.score_snapshots(directory, score)
+    scores = client_gan_curves.with_late(
+        _score(data, drawn, judge, window, settings.seed), snapped, rounds
+    )
     accuracy = {
         arm.value: experiment.arms[arm].accuracy(state.server)
         for arm, state in states.items()
@@ -385,8 +394,9 @@ def evaluate(
         **scores,
     }
     atomic_write_json(directory.summary, summary)
+    curves = client_gan_curves.curves_of(snapped)
     return Evaluation(
-        summary, window, drawn, _curves(data, directory, judge, window, settings.seed)
+        summary, window, drawn, {Arm(name): curve for name, curve in curves.items()}
     )
 
 
@@ -438,33 +448,6 @@ def _target_inputs(
         heldout=data.reference,
         extra_controls={arm.value: drawn[arm] for arm in extra},
     )
-
-
-def _curves(
-    data: Data,
-    directory: RunDirectory,
-    judge: Judge,
-    window: tuple[int, int],
-    seed: int,
-) -> dict[Arm, dict[str, list[float | None]]]:
-    """Figures of the snapshots, pooled over targets, against that round's floor."""
-    keys = ("judge_share", "ssim", "recovered")
-    curves: dict[Arm, dict[str, list[float | None]]] = {}
-    for round_num, arrays in snapshots.load_snapshots(directory).items():
-        drawn: dict[Arm, dict[int, np.ndarray]] = {}
-        for name, images in arrays.items():
-            arm, _, target = name.rpartition("_")
-            drawn.setdefault(Arm(arm), {})[int(target)] = images
-        pooled = _score(data, drawn, judge, window, seed)["pooled"]
-        attack = pooled["attack"] | {"recovered": pooled["recovered"]}
-        sets = {"attack": attack, "control": pooled["control"]}
-        for name, figures in {**sets, **pooled["extra_controls"]}.items():
-            if figures is not None:
-                curve = curves.setdefault(Arm(name), {"round": []})
-                curve["round"].append(round_num)
-                for key in keys:
-                    curve.setdefault(key, []).append(figures.get(key))
-    return curves
 
 
 def _write_reconstructions(

@@ -1,6 +1,6 @@
 """The report of a client GAN run: pictures first, then figures, then everything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,8 +156,9 @@ def _over_rounds(
     text = (
         "In a round every participant has one turn. Judge share, similarity and "
         "recovered are measured on snapshots of the generators, recovered against the "
-        "floor of that round (the control moves too); task accuracy is the shared "
-        "model's on held-out images."
+        "floor of that round (the control moves too); its mean of the last half of "
+        "the rounds is against the final floor, and steadier than the last round. Task "
+        "accuracy is the shared model's on held-out images."
     )
     return html.Section("Over the rounds", text, figures=pictures)
 
@@ -193,6 +194,7 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
     control = pooled["control"]
     facts = [
         ("recovered", pooled["recovered"]),
+        *_late_facts(pooled["late_recovered"]),
         ("recovered against the closest other class", pooled["recovered_closest"]),
         ("targets reached", f"{pooled['reached_count']} of {len(pooled['targets'])}"),
         ("judge share", pooled["attack"]["judge_share"]),
@@ -219,6 +221,15 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
     if summary["rounds"] < summary["rounds_planned"]:
         facts.append(("rounds without the privacy budget", summary["rounds_planned"]))
     return facts
+
+
+def _late_facts(late: Mapping[str, float | None]) -> list[tuple[str, object]]:
+    texts = {Arm.ATTACK: "", Arm.CONTROL: ", control", Arm.PASSIVE: ", passive"}
+    return [
+        (f"recovered, mean of the last half of the rounds{text}", late[arm.value])
+        for arm, text in texts.items()
+        if arm.value in late
+    ]
 
 
 def _snapshot_series(

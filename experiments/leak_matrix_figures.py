@@ -50,6 +50,8 @@ class Figures:
       judge_share: of reconstructions that the judge takes for the target; None without
         pictures.
       reached: whether all targets were; None where it is not defined.
+      late_ssim: as `scale.attack`, mean of the last half of the rounds; None where
+        nothing was looked at over the rounds.
     """
 
     leakage: float | None
@@ -60,6 +62,7 @@ class Figures:
     control: float | None = None
     judge_share: float | None = None
     reached: bool | None = None
+    late_ssim: float | None = None
 
 
 def read(summary: Mapping[str, Any]) -> Figures:
@@ -83,10 +86,24 @@ def leakage(run: Figures, undefended: Figures | None) -> float | None:
     """
     if run.scale is None:
         return run.leakage
+    return _recovered(run.scale.attack, run.scale, undefended)
+
+
+def late_leakage(run: Figures, undefended: Figures | None) -> float | None:
+    """Returns the same for the mean of the last half of the rounds, which is steadier.
+
+    Floor and reference are those of `leakage`: of the undefended run's end.
+    """
+    if run.scale is None or run.late_ssim is None:
+        return None
+    return _recovered(run.late_ssim, run.scale, undefended)
+
+
+def _recovered(ssim: float, own: Scale, undefended: Figures | None) -> float | None:
     scale = undefended.scale if undefended else None
-    if scale is None or run.scale.window != scale.window:
+    if scale is None or own.window != scale.window:
         return None  # Nothing to compare with, or other pixels.
-    return recovered(run.scale.attack, scale.floor, scale.reference)
+    return recovered(ssim, scale.floor, scale.reference)
 
 
 def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
@@ -110,6 +127,8 @@ def _of_client_gan(summary: Mapping[str, Any]) -> Figures:
         task_accuracy=summary["task_accuracy"]["attack"],
         epsilon=summary["epsilon"],
         seconds=summary["seconds"],
+        # Runs of before it was measured have none.
+        late_ssim=summary["pooled"].get("late_ssim", {}).get("attack"),
         **_pooled(summary["pooled"], summary),
     )
 

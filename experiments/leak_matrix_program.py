@@ -26,6 +26,13 @@ from tff_leak.runtime.jobs import Job, Outcome
 ROOT = pathlib.Path(experiments.__file__).parents[1]
 
 
+_MEANS = (
+    *("leakage", "late_leakage", "control"),
+    *("task_accuracy", "judge_share", "seconds"),
+)
+"""Of a cell, over its seeds."""
+
+
 class Status(enum.Enum):
     """What became of a cell.
 
@@ -103,9 +110,7 @@ def build_plan(
     Raises:
       InputError: for an unknown name, or if there is nothing to measure against.
     """
-    usual = matrix.quick if quick else (tuple(matrix.attacks), tuple(matrix.defences))
-    columns = _chosen("attacks", attacks, matrix.attacks, usual[0])
-    rows = _chosen("defences", defences, matrix.defences, usual[1])
+    columns, rows = chosen(matrix, attacks, defences, quick)
     if NO_DEFENCE.name not in (row.name for row in rows):
         raise InputError(
             f"--defences is {','.join(defences)!r}: expected {NO_DEFENCE.name} among "
@@ -122,6 +127,27 @@ def build_plan(
         for defence in rows
     }
     return Plan(matrix, columns, rows, seeds, threads, cells)
+
+
+def chosen(
+    matrix: Matrix, attacks: Sequence[str], defences: Sequence[str], quick: bool
+) -> tuple[list[Attack], list[Defence]]:
+    """Returns the attacks and defences that names stand for, in the matrix's order.
+
+    Args:
+      matrix: to choose from.
+      attacks: names; empty for all, or all of a quick matrix.
+      defences: the same.
+      quick: whether it is a quick one.
+
+    Raises:
+      InputError: for an unknown name, or one that stands twice.
+    """
+    usual = matrix.quick if quick else (tuple(matrix.attacks), tuple(matrix.defences))
+    return (
+        _chosen("attacks", attacks, matrix.attacks, usual[0]),
+        _chosen("defences", defences, matrix.defences, usual[1]),
+    )
 
 
 def jobs_of(
@@ -291,10 +317,7 @@ def _summary(
     measured = [run for run in runs if not run["error"]]
     return summary | {
         "runs": runs,
-        **{
-            key: figures.over_seeds([run[key] for run in measured])
-            for key in ("leakage", "control", "task_accuracy", "judge_share", "seconds")
-        },
+        **{key: figures.over_seeds([run[key] for run in measured]) for key in _MEANS},
         "reached": _count([run["reached"] for run in measured]),
         "epsilon": _largest_epsilon([run["epsilon"] for run in measured]),
     }
@@ -317,6 +340,7 @@ def _run(
         "seed": seed,
         "error": "",
         "leakage": figures.leakage(own, undefended),
+        "late_leakage": figures.late_leakage(own, undefended),
         "own_leakage": own.leakage,
     }
 

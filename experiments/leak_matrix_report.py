@@ -25,6 +25,7 @@ _WORDS = {
     Status.NOT_APPLICABLE.value: "does not apply",
 }
 _COLUMNS = (
+    "last half of the rounds",
     "control's",
     "judge share",
     "reached",
@@ -76,7 +77,9 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
 
     An attack is stopped where what leaks is below `html.PARTIAL_FROM`, before all
     measured adversaries of a defence's family, and a defence has kept the task accuracy
-    that is at most `ACCURACY_LOSS` below that without one; means over seeds.
+    that is at most `ACCURACY_LOSS` below that without one; means over seeds. Of an
+    attack that is looked at over the rounds, what leaks in the last half of them has to
+    be below as well: its last round alone is luck.
 
     Returns:
       (text, kind). 'leak' when an attack works that no measured defence stops,
@@ -87,8 +90,10 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     found = [_attack_verdict(_column(summary["cells"], n)) for n in summary["attacks"]]
     found.sort(key=lambda one: _WORST_FIRST.index(one[1]))
     caveat = (
-        f"Stopped: less than {PARTIAL_FROM:g} leaks, in the mean over seeds. No attack "
-        "was tuned to a defence: an adversary that adapts may do better."
+        f"Stopped: less than {PARTIAL_FROM:g} leaks, in the mean over seeds, at the "
+        "end and, where that was looked at, in the mean of the last half of the "
+        "rounds. No attack was tuned to a defence: an adversary that adapts may do "
+        "better."
     )
     failed = summary["counts"][Status.FAILED.value]
     if failed:
@@ -132,7 +137,13 @@ def _stops(cell: Mapping[str, Any]) -> bool:
     leaked = cell["leakage"]["mean"]
     if cell["measure"] == Measure.ADVANTAGE.value:
         leaked -= cell["control"]["mean"] or 0.0
-    return leaked < PARTIAL_FROM
+    late = _late(cell)
+    return leaked < PARTIAL_FROM and (late is None or late < PARTIAL_FROM)
+
+
+def _late(cell: Mapping[str, Any]) -> float | None:
+    """What leaks in the last half of the rounds; None where it was not looked at."""
+    return cell["late_leakage"]["mean"]
 
 
 def _listed(cells: Cells) -> str:
@@ -174,7 +185,9 @@ def _overview(summary: Mapping[str, Any]) -> html.Section:
         "report. Recovered: 0 is what needs no leak, 1 is as close as other real "
         "images (for a server that wants the very images, the image itself); floor and "
         "reference are those of the run without a defence, of the same seed, with its "
-        "control. An adversary that guesses a class key is measured against its own "
+        "control. Last half: the mean of the last half of the rounds, by the same "
+        "floor and reference, steadier where pictures wander from round to round. An "
+        "adversary that guesses a class key is measured against its own "
         "control. Advantage of membership inference: true positive rate less false "
         "positive rate by the best threshold, which chance alone makes larger than 0: "
         "see its control. The runs' own reports measure by their own floors, which "
@@ -190,6 +203,8 @@ def _overview_cell(cell: Mapping[str, Any]) -> html.Linked:
     if not cell["runs"]:
         return html.Linked(_WORDS[cell["status"]])
     text = interval_text(**cell["leakage"])
+    if _late(cell) is not None:
+        text += f", last half {_late(cell):.2f}"
     if cell["status"] == Status.FAILED.value:
         text += ", and failed"
     return html.Linked(text, links)
@@ -248,6 +263,7 @@ def _row(cell: Mapping[str, Any]) -> list[object]:
     return [
         cell["defence_title"],
         interval_text(**cell["leakage"]),
+        "" if _late(cell) is None else interval_text(**cell["late_leakage"]),
         _mean(cell["control"]),
         _mean(cell["judge_share"]),
         "" if cell["reached"] is None else f"{cell['reached']} of {len(runs)}",

@@ -23,12 +23,14 @@ from typing import Any
 
 from experiments import (
     client_gan_program,
+    leak_matrix_program,
     server_gan_program,
     update_attacks_program,
 )
 from experiments.key_federation import KeySettings
 from experiments.key_geometry_arm import Geometry
 from experiments.key_guesses import SearchTurns
+from experiments.leak_matrix_cells import MATRICES
 from experiments.preset_files import read
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
@@ -135,11 +137,12 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
     """Returns what a run's `config.json` has otherwise than a preset, one text each.
 
     Seed, threads and the place of the data may differ, a run may have more arms, and
-    what the preset leaves open of the targets and of the data set may be anything.
+    what the preset leaves open of the targets and of the data set may be anything. Of a
+    leak matrix `config` has the attacks, defences and seeds that it has by now.
     """
     given = read(preset)
     default = defaults(BINARIES[config["experiment"]])
-    expected = default | given
+    expected, config = _with_cells(default | given), _with_cells(config)
     for name in ("targets", "dataset"):
         if name not in given:
             expected.pop(name, None)  # Not every binary has them.
@@ -160,6 +163,28 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
             # A run that knows nothing of a flag is older, and had what is the default.
             found.append(f"no {name}, expected {_text(value)}")
     return found
+
+
+def _with_cells(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags; of a leak matrix with the names of all its attacks and defences.
+
+    None given means all: a run of some of them is another than one of all.
+    """
+    if "matrix" not in flags:
+        return dict(flags)
+    found = leak_matrix_program.chosen(
+        MATRICES[flags["matrix"]],
+        _entries(flags.get("attacks")),
+        _entries(flags.get("defences")),
+        _text(flags["quick"]).lower() == "true",
+    )
+    names = ([entry.name for entry in entries] for entries in found)
+    return {**flags, **dict(zip(("attacks", "defences"), names, strict=True))}
+
+
+def _entries(value: object) -> list[str]:
+    """Those of a list, as `config.json` has it or as a flag is written."""
+    return [entry for entry in _text(value or "").split(",") if entry]
 
 
 def settings_of(experiment: str, flag: str) -> type | None:

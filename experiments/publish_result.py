@@ -10,10 +10,11 @@ import shutil
 
 from absl import flags
 
-from experiments import preset_files, presets
+from experiments import leak_matrix_program, preset_files, presets
+from experiments.leak_matrix_cells import MATRICES
 from tff_leak.errors import InputError
 from tff_leak.report import results
-from tff_leak.runtime import cli
+from tff_leak.runtime import cli, jobs
 from tff_leak.runtime.atomic import atomic_write_json, atomic_write_text
 
 _RUN = flags.DEFINE_multi_string("run", [], "Directory of a finished run; repeatable.")
@@ -62,9 +63,12 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     figures = json.loads(summary.read_text(encoding="utf-8"))
     if config["experiment"] == "leak_matrix":
-        # It may have grown since it was begun, and has its seeds in one summary.
-        config |= {"seeds": figures["seeds"], "seed": "all_seeds"}
+        # What it has become since it was begun; it has its seeds in one summary.
+        config |= {name: figures[name] for name in ("seeds", "attacks", "defences")}
+        config["seed"] = "all_seeds"
     _check_is_preset(run, config, path)
+    if config["experiment"] == "leak_matrix":
+        _check_cells(run, config, figures)
     aimed = config["experiment"] in ("client_gan", "key_protected")
     if aimed and config["targets"] and "targets" not in preset_files.read(path):
         # What a preset leaves open stands in the name.
@@ -127,6 +131,33 @@ def _check_is_preset(run: pathlib.Path, config: dict, preset: pathlib.Path) -> N
         raise InputError(
             f"{run} was made with {'; '.join(different)} in {preset.name}: expected a "
             "run of that preset; publish it under its own"
+        )
+
+
+def _check_cells(run: pathlib.Path, config: dict, summary: dict) -> None:
+    """Raises InputError if a cell was run by another command than the matrix has."""
+    plan = leak_matrix_program.build_plan(
+        MATRICES[config["matrix"]],
+        attacks=config["attacks"],
+        defences=config["defences"],
+        seeds=config["seeds"],
+        threads=config["threads_per_job"],
+        quick=config["quick"],
+    )
+    failed = {
+        f"{cell['attack']}/{cell['defence']}/{one['seed']}"
+        for cell in summary["cells"]
+        for one in cell["runs"]
+        if one["error"]
+    }
+    planned = leak_matrix_program.jobs_of(plan, run, None)
+    other = [job.name for job in planned if not jobs.is_done(job)]
+    other = [name for name in other if name not in failed]
+    if other:
+        raise InputError(
+            f"{run} has cells {', '.join(other)} that were not run by the commands "
+            "that the matrix has for them: expected no others; delete them under "
+            "cells/ and run the matrix again"
         )
 
 

@@ -21,6 +21,7 @@ from absl import flags
 from experiments import leak_matrix_program, leak_matrix_report, place_flags
 from experiments.federation import integers
 from experiments.leak_matrix_cells import MATRICES
+from tff_leak.errors import InputError
 from tff_leak.runtime import cli, jobs, ray_jobs
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
@@ -94,6 +95,11 @@ def _starter() -> Iterator[tuple[jobs.Start, int | None]]:
             yield start, _WORKERS.value
         return
     cores = len(os.sched_getaffinity(0))
+    if threads > cores:
+        raise InputError(
+            f"--threads_per_job is {threads}: expected at most {cores}, the cores that "
+            "this command may use; lower it, or give a cluster by --ray_address"
+        )
     yield jobs.LocalProcess, _WORKERS.value or max(cores // threads, 1)
 
 

@@ -42,6 +42,7 @@ from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.secure_aggregation import SecureAggregation
 from tff_leak.defences.user_level_dp import UserLevelDp
+from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
@@ -65,7 +66,9 @@ _PER_CLASS = flags.DEFINE_integer(
     "per_class", 1, "A client's images of each of its classes.", lower_bound=1
 )
 _VICTIMS = flags.DEFINE_list(
-    "victims", [], "Numbers of the clients aimed at; default: all of them."
+    "victims",
+    [],
+    "Numbers of the clients aimed at; default: all of them. Not for membership.",
 )
 _ALGORITHM = flags.DEFINE_enum_class(
     "algorithm", Algorithm.FED_SGD, Algorithm, "What clients send."
@@ -186,6 +189,12 @@ def _defences() -> Defences:
 
 
 def _data(settings: Settings) -> Data:
+    member = settings.attack is Attack.MEMBERSHIP
+    if member and _VICTIMS.value:
+        raise InputError(
+            f"--victims is {','.join(_VICTIMS.value)} with --attack=membership: "
+            "expected none, since it asks about everybody's examples; leave it out"
+        )
     source = sources.load(
         _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=settings.seed
     )
@@ -195,7 +204,7 @@ def _data(settings: Settings) -> Data:
         classes_per_client=_CLASSES.value,
         per_class=_PER_CLASS.value,
         victims=integers(_VICTIMS),
-        with_control=settings.attack is not Attack.MEMBERSHIP,
+        with_control=not member,
         seed=settings.seed,
     )
 

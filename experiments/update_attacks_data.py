@@ -2,15 +2,35 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tff_leak.data import partition
 from tff_leak.data.sources import Examples, Source
 from tff_leak.errors import InputError
+from tff_leak.runtime import seeding
+from tff_leak.runtime.seeding import Role
 
 # The shared model is tested after every round; more images would only cost time.
 _TEST_IMAGES = 2000
+
+
+class Compared(NamedTuple):
+    """Whose losses membership inference compares: of each class as many in each part.
+
+    Otherwise a class that members have more of, and that is easier, would pass for
+    membership.
+
+    Attributes:
+      members: of the federation's training data.
+      others: that nobody holds.
+      more: that nobody holds either, in the members' place for the control.
+    """
+
+    members: Examples
+    others: Examples
+    more: Examples
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +46,7 @@ class Data:
       judge: the judge's part; of membership the examples that nobody holds.
       heldout: real images that nobody holds.
       test: those of them that the shared model is tested on.
+      compared: of membership; None otherwise.
     """
 
     source: Source
@@ -35,6 +56,7 @@ class Data:
     judge: Examples
     heldout: Examples
     test: Examples
+    compared: Compared | None = None
 
     def others_images(self, victim: int, label: int) -> np.ndarray:
         """Images of the class that clients but the victim hold; maybe none."""
@@ -50,17 +72,6 @@ class Data:
     def examples(self) -> int:
         """Of each client."""
         return len(self.clients[0])
-
-    @property
-    def members(self) -> Examples:
-        """All that the federation is trained on."""
-        return Examples.concatenate(self.clients)
-
-    @property
-    def unseen(self) -> tuple[Examples, Examples]:
-        """Two halves of the judge's part, of which no model has seen anything."""
-        halves = np.arange(0, len(self.judge), 2), np.arange(1, len(self.judge), 2)
-        return self.judge.take(halves[0]), self.judge.take(halves[1])
 
 
 def build_data(
@@ -81,7 +92,8 @@ def build_data(
       classes_per_client: random ones, drawn by `seed`.
       per_class: images of each.
       victims: numbers of clients, each once; empty for all of them.
-      with_control: whether victims need as many other images.
+      with_control: whether victims need as many other images; without, examples are
+        chosen that membership inference compares.
       seed: of the partition.
 
     Raises:
@@ -119,7 +131,43 @@ def build_data(
         judge=pools.judge,
         heldout=pools.reference,
         test=pools.reference.take(range(min(len(pools.reference), _TEST_IMAGES))),
+        compared=None
+        if with_control
+        else match_by_class(Examples.concatenate(held), pools.judge, seed=seed),
     )
+
+
+def match_by_class(members: Examples, nobodys: Examples, *, seed: int) -> Compared:
+    """Draws members, others and more others, of each class as many in each part.
+
+    Of a class as many as can be had: all its members, or half of nobody's examples of
+    it, whichever is less.
+
+    Args:
+      members: all that a model is trained on.
+      nobodys: examples of the same source that it is not.
+      seed: of the draws.
+
+    Raises:
+      InputError: if no class has a member and two of nobody's examples.
+    """
+    rng = seeding.generator(seed, Role.MEMBERSHIP)
+    chosen = ([], [], [])
+    for label in np.unique(members.labels):
+        held = rng.permutation(np.flatnonzero(members.labels == label))
+        spare = rng.permutation(np.flatnonzero(nobodys.labels == label))
+        count = min(len(held), len(spare) // 2)
+        parts = (held[:count], spare[:count], spare[count : 2 * count])
+        for indices, part in zip(chosen, parts, strict=True):
+            indices.append(part)
+    places = [np.concatenate([np.zeros(0, np.int64), *indices]) for indices in chosen]
+    if not len(places[0]):
+        raise InputError(
+            f"examples that nobody holds are {len(nobodys)}, not two of any class that "
+            "clients have: expected two of one at least; take a larger data set"
+        )
+    origins = (members, nobodys, nobodys)
+    return Compared(*(o.take(p) for o, p in zip(origins, places, strict=True)))
 
 
 def _halves(examples: Examples) -> tuple[Examples, Examples]:

@@ -197,7 +197,10 @@ def _evaluate_membership(experiment: Experiment, weights: Weights) -> Evaluation
         "initial": _membership_figures(before[0], before[1], seed),
         "held_out": _membership_figures(more, others, seed),
     }
-    counts = {"members": len(members), "others": len(others), "held_out": len(more)}
+    counts = {
+        **{"members": len(members), "others": len(others), "held_out": len(more)},
+        "members_trained_on": sum(map(len, data.clients)),
+    }
     losses = {"members": float(members.mean()), "others": float(others.mean())}
     return Evaluation({"membership": {**figures, "counts": counts, "losses": losses}})
 

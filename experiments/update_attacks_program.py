@@ -17,7 +17,7 @@ The arms of a run:
 - control: the same, but the victims hold other images of the same classes. What the
   attack finds there is scored against the images of the first arm. Membership has no
   such arm: its controls are the initial model, and examples that nobody holds against
-  others that nobody holds.
+  others that nobody holds. All that it compares has as many examples of each class.
 """
 
 import dataclasses
@@ -270,10 +270,10 @@ def load_seen(experiment: Experiment, directory: RunDirectory) -> dict[Arm, Seen
 def membership_losses(
     network: Network, data: Data, weights: Weights
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Losses (nats) of all members, of examples that nobody holds, and of more."""
+    """Losses (nats) of the parts of `data.compared`."""
     return tuple(
         example_losses(network, weights, part.images, part.labels)
-        for part in (data.members, *data.unseen)
+        for part in data.compared
     )
 
 
@@ -343,10 +343,22 @@ def _check(settings: Settings, inversion: GradientInversion) -> None:
             f"--labels is known with --attack={settings.attack.value}: expected it "
             "with gradient_inversion only, which needs labels; leave it out"
         )
-    clipped = settings.defences.user_dp is not None
-    if inverts and clipped and inversion.distance is Distance.SQUARED:
+    if inverts and inversion.distance is Distance.SQUARED:
+        _check_length(settings.defences)
+
+
+def _check_length(defences: Defences) -> None:
+    """Raises InputError if lengths of updates do not tell: a distance uses them."""
+    # Each clips: the record-level one the gradients that an update is a mean of.
+    clipping = [
+        name
+        for name in ("user_dp", "local_dp", "record_dp")
+        if getattr(defences, name) is not None
+    ]
+    if clipping:
         raise InputError(
-            "--inversion has distance=squared beside --user_dp: expected cosine, since "
-            "it alone does not depend on how much rows were clipped; give "
+            f"--inversion has distance=squared beside --{clipping[0]}: expected "
+            "cosine, since clipping changes the length of what is sent, and squared "
+            "distances would fail for that alone, with no noise at all; give "
             "--inversion=distance=cosine"
         )

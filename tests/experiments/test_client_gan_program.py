@@ -134,13 +134,26 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     assert summary["targets"][0]["reached"]["value"]
     assert summary["task_accuracy"]["attack"] > 0.6
     assert list(evaluation.curves) == [program.Arm.ATTACK, program.Arm.CONTROL]
+    # Of two snapshots the later one is in the last half.
+    assert summary["late_rounds"] == [50]
+    for arm, curve in evaluation.curves.items():
+        assert curve["round"] == [25, 50]
+        assert pooled["late_ssim"][arm.value] == curve["ssim"][1]
+    floor, reference = pooled["floor"]["value"], pooled["reference"]["ssim"]
+    late = pooled["late_recovered"]
+    expected = (pooled["late_ssim"]["attack"] - floor) / (reference - floor)
+    assert late["attack"] == pytest.approx(expected)
+    assert late["control"] < 0.1 < late["attack"]
+    assert summary["targets"][0]["late_recovered"] == late
     kept = read_reconstructions(directory.reconstructions)
     assert kept.images.shape == (program.FINAL_SAMPLES, 32, 32, 1)
     assert set(kept.labels) == {3}
     assert set(kept.clients) == {0}
     finding = client_gan_report.write_report(experiment, evaluation, directory)
     assert "digit 3" in finding
-    assert finding in html.unescape(directory.report.read_text())
+    page = html.unescape(directory.report.read_text())
+    assert finding in page
+    assert "recovered, mean of the last half of the rounds, control" in page
     assert (directory.figures / "attack_3.png").exists()
     assert (directory.figures / "control_3.png").exists()
     directory.close()

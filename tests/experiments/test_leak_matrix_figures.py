@@ -52,6 +52,19 @@ def test_a_defended_run_is_measured_by_the_undefended_floor_and_reference():
     assert figures.leakage(defended, None) is None
 
 
+def test_the_last_half_of_the_rounds_has_the_scale_of_the_undefended_runs_end():
+    undefended = figures.read(client_gan(0.76, 0.51))
+    of_run = pooled(0.40, 0.20) | {"late_ssim": {"attack": 0.67, "control": 0.3}}
+    defended = figures.read(client_gan(0.40, 0.20, pooled=of_run))
+    assert figures.leakage(defended, undefended) == pytest.approx(-0.11 / 0.32)
+    assert figures.late_leakage(defended, undefended) == pytest.approx(0.16 / 0.32)
+    assert figures.late_leakage(defended, None) is None
+    # Of before it was measured.
+    assert figures.late_leakage(undefended, undefended) is None
+    other = client_gan(0.4, 0.2, pooled=of_run, visible_window=[24, 24])
+    assert figures.late_leakage(figures.read(other), undefended) is None
+
+
 def test_where_the_reference_is_near_the_floor_nothing_is_defined():
     undefended = figures.read(client_gan(0.76, 0.79))
     assert figures.leakage(undefended, undefended) is None

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from experiments import publish_result
+from experiments import leak_matrix_program, preset_files, publish_result
+from experiments import presets as presets_lib
+from experiments.leak_matrix_cells import MATRICES
 from tff_leak.errors import InputError
+from tff_leak.runtime import jobs
 
 CONFIG = {
     "experiment": "client_gan",
@@ -143,22 +146,119 @@ def test_where_an_image_folder_lies_is_not_published(presets, tmp_path, monkeypa
         assert kept["dataset"] == "image_folder:horses"
 
 
-def test_a_leak_matrix_is_published_with_all_its_seeds(presets, tmp_path, monkeypatch):
-    (presets / "matrix.flags").write_text("# All.\n--matrix=digits\n--seeds=0,1\n")
+_ATTACKS, _DEFENCES = ["gradient_inversion"], ["none", "user_dp_1"]
+
+
+@pytest.fixture
+def matrix_run(presets, tmp_path):
+    """A run of a preset `matrix` that was begun with less; its summary, to be changed.
+
+    Its two defences are run for two seeds each; one of the four failed.
+    """
+    (presets / "inversion_digits.flags").write_text("--rounds=9\n")
+    (presets / "matrix.flags").write_text(
+        "# Some.\n--matrix=digits\n--seeds=0,1\n--attacks=gradient_inversion\n"
+        "--defences=user_dp_1,none\n"
+    )
     run = tmp_path / "run"
     (run / "figures").mkdir(parents=True)
-    # Begun with one seed; there is no `seed`.
+    # There is no `seed`.
     config = {"experiment": "leak_matrix", "dataset": "digits", "matrix": "digits"}
-    config |= {"seeds": [0], "quick": False, "attacks": [], "defences": []}
-    (run / "config.json").write_text(json.dumps(config | {"ray_address": "host:1"}))
-    summary = {"dataset": "digits", "seeds": [0, 1], "cells": []}
-    (run / "summary.json").write_text(json.dumps(summary))
+    config |= {"seeds": [0], "quick": False, "attacks": _ATTACKS, "defences": ["none"]}
+    config |= {"threads_per_job": 2, "ray_address": "host:1"}
+    (run / "config.json").write_text(json.dumps(config))
     (run / "figures" / "frontier_client_gan.png").write_bytes(b"plot")
+    plan = leak_matrix_program.build_plan(
+        MATRICES["digits"],
+        attacks=_ATTACKS,
+        defences=_DEFENCES,
+        seeds=[0, 1],
+        threads=2,
+        quick=False,
+    )
+    done = leak_matrix_program.jobs_of(plan, run, None)[:3]
+    jobs.run(done, _Ended, at_once=3)
+    runs = [{"seed": 0, "error": ""}, {"seed": 1, "error": "it broke"}]
+    cell = {"attack": "gradient_inversion", "defence": "user_dp_1", "runs": runs}
+    summary = {"dataset": "digits", "seeds": [0, 1], "cells": [cell]}
+    return run, summary | {"attacks": _ATTACKS, "defences": _DEFENCES}
+
+
+class _Ended:
+    """A job that has left its result."""
+
+    def __init__(self, job):
+        for path in (job.result, job.record):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        job.result.write_text("{}")
+
+    def poll(self):
+        return jobs.Outcome(True, seconds=1.0)
+
+
+def test_a_leak_matrix_is_published_as_what_it_has_become(
+    matrix_run, presets, tmp_path, monkeypatch
+):
+    run, summary = matrix_run
+    (run / "summary.json").write_text(json.dumps(summary))
     root = tmp_path / "results"
     files = _published(presets, root, run, "matrix", monkeypatch)
     assert files == ["matrix/all_seeds/picture_frontier_client_gan.png"]
     kept = json.loads((root / "matrix/all_seeds/config.json").read_text())
     assert kept["seeds"] == [0, 1] and "ray_address" not in kept
-    (run / "summary.json").write_text(json.dumps(summary | {"seeds": [0]}))
-    with pytest.raises(InputError, match="seeds=0, expected 0,1"):
-        _published(presets, root, run, "matrix", monkeypatch)
+    assert (kept["attacks"], kept["defences"]) == (_ATTACKS, _DEFENCES)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"seeds": [0]}, "seeds=0, expected 0,1"),
+        (
+            {"attacks": ["gradient_inversion", "membership"]},
+            "attacks=gradient_inversion,membership, expected gradient_inversion in",
+        ),
+        ({"defences": ["none"]}, "defences=none, expected none,user_dp_1 in"),
+        # Without the failure a run that is not there is missing.
+        ({"cells": []}, "has cells gradient_inversion/user_dp_1/1 that were not run"),
+    ],
+    ids=["seeds", "attacks", "defences", "a run that is missing"],
+)
+def test_a_leak_matrix_of_other_cells_is_refused(
+    matrix_run, presets, tmp_path, monkeypatch, change, message
+):
+    run, summary = matrix_run
+    (run / "summary.json").write_text(json.dumps(summary | change))
+    with pytest.raises(InputError, match=message):
+        _published(presets, tmp_path / "results", run, "matrix", monkeypatch)
+
+
+def test_a_leak_matrix_whose_attacks_have_changed_since_is_refused(
+    matrix_run, presets, tmp_path, monkeypatch
+):
+    run, summary = matrix_run
+    (run / "summary.json").write_text(json.dumps(summary))
+    (presets / "inversion_digits.flags").write_text("--rounds=8\n")
+    message = "has cells gradient_inversion/none/0, .* not run by the commands"
+    with pytest.raises(InputError, match=message):
+        _published(presets, tmp_path / "results", run, "matrix", monkeypatch)
+
+
+@pytest.mark.parametrize("names", [["client_gan"], ["membership", "client_gan"]])
+def test_some_attacks_are_not_all_of_them(names):
+    """The preset names none, which stands for all."""
+    preset = preset_files.CONFIGS / "leak_matrix_digits.flags"
+    matrix = MATRICES["digits"]
+    config = {"experiment": "leak_matrix", "matrix": "digits", "quick": False}
+    config |= {"seeds": [0, 1, 2], "defences": list(matrix.defences)}
+    whole = config | {"attacks": list(matrix.attacks)}
+    assert presets_lib.differences(preset, whole) == []
+    assert presets_lib.differences(preset, config | {"attacks": []}) == []
+    [found] = presets_lib.differences(preset, config | {"attacks": names})
+    assert found.startswith("attacks=client_gan")
+    # A quick matrix has fewer by itself.
+    quick = preset.with_stem("leak_matrix_digits_quick")
+    of_quick = config | {"quick": True, "seeds": [0, 1], "attacks": names}
+    assert len(presets_lib.differences(quick, of_quick)) == 2
+    usual = map(list, matrix.quick)
+    of_quick |= dict(zip(("attacks", "defences"), usual, strict=True))
+    assert presets_lib.differences(quick, of_quick) == []

@@ -95,8 +95,9 @@ def test_bad_choices(changes, named):
         _plan(**changes)
 
 
-def _summary(ssim, accuracy, floor=0.5, epsilon=None):
+def _summary(ssim, accuracy, floor=0.5, epsilon=None, late=None):
     """A run's; on the scale of the undefended one 0 is .5 and 1 is .9."""
+    over_rounds = {} if late is None else {"late_ssim": {"attack": late}}
     return {
         "experiment": "client_gan",
         "task_accuracy": {"attack": accuracy},
@@ -109,6 +110,7 @@ def _summary(ssim, accuracy, floor=0.5, epsilon=None):
             "attack": {"ssim": ssim, "judge_share": 0.5},
             "floor": {"value": floor},
             "reference": {"ssim": 0.9},
+            **over_rounds,
         },
     }
 
@@ -132,8 +134,8 @@ def test_what_is_collected(tmp_path):
         {
             "one/none/0": _summary(0.8, 0.9),
             "one/none/1": _summary(0.7, 0.9),
-            "one/noise/0": _summary(0.6, 0.8, floor=0.1, epsilon=2.0),
-            "one/noise/1": _summary(0.5, 0.6, floor=0.1, epsilon=3.0),
+            "one/noise/0": _summary(0.6, 0.8, floor=0.1, epsilon=2.0, late=0.7),
+            "one/noise/1": _summary(0.5, 0.6, floor=0.1, epsilon=3.0, late=0.8),
             "one/keys/1": _summary(0.7, 0.8),
         },
         failures=["one/keys/0"],
@@ -143,6 +145,8 @@ def test_what_is_collected(tmp_path):
     none, noise, keys, secure = found["cells"]
     assert none["leakage"]["mean"] == pytest.approx((0.75 + 0.5) / 2)
     assert noise["leakage"]["mean"] == pytest.approx((0.25 + 0.0) / 2)
+    assert noise["late_leakage"]["mean"] == pytest.approx((0.5 + 0.75) / 2)
+    assert none["late_leakage"]["mean"] is None
     assert noise["task_accuracy"]["mean"] == pytest.approx(0.7)
     assert noise["epsilon"] == 3.0 and none["epsilon"] is None
     assert noise["runs"][0]["own_leakage"] == 0.99
@@ -191,6 +195,7 @@ def test_an_advantage_counts_above_its_control():
             "measure": measure,
             "leakage": {"mean": leaked},
             "control": {"mean": control},
+            "late_leakage": {"mean": None},
         }
 
     assert leak_matrix_report._stops(cell(0.15, 0.06))
@@ -221,6 +226,29 @@ def test_verdict(tmp_path, bare, defended, accuracy, kind):
     text, found_kind = leak_matrix_report.verdict(found)
     assert found_kind == kind
     assert text.startswith("Attack one: recovered ")
+
+
+@pytest.mark.parametrize("late, kind", [(0.53, "none"), (0.55, "leak")])
+def test_a_last_round_that_shows_nothing_is_no_stop_if_earlier_ones_did(
+    tmp_path, late, kind
+):
+    """.03 of .4 leaks at the end; .05 of .4 in the last half is .125."""
+    found = _collected(
+        tmp_path,
+        {
+            "one/none/0": _summary(0.8, 0.9, late=0.8),
+            "one/noise/0": _summary(0.53, 0.9, late=late),
+        },
+        defences=["none", "noise"],
+    )
+    assert leak_matrix_report.verdict(found)[1] == kind
+    shown = leak_matrix_report._overview_cell(found["cells"][1]).text
+    assert shown == f"0.08 (one seed), last half {(late - 0.5) / 0.4:.2f}"
+    row = leak_matrix_report._row(found["cells"][1])
+    header = ["defence", "recovered", *leak_matrix_report._COLUMNS]
+    of_row = dict(zip(header, row, strict=True))
+    expected = f"{(late - 0.5) / 0.4:.2f} (one seed)"
+    assert of_row["last half of the rounds"] == expected
 
 
 def test_a_defence_stops_what_no_adversary_of_its_family_gets_through(tmp_path):
@@ -321,11 +349,22 @@ def test_the_report_names_the_reason_of_a_failure(tmp_path):
     assert rows == [["Attack one", "Noise", "failed", "seed 0: it broke"]]
 
 
-def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--attacks=gan", "--attacks has 'gan': expected some of client_gan"),
+        (
+            "--threads_per_job=100000",
+            "--threads_per_job is 100000: expected at most "
+            f"{len(os.sched_getaffinity(0))}, the cores",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
     output = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.run_leak_matrix"]
     result = subprocess.run(
-        [*command, f"--output_dir={output}", "--attacks=gan"],
+        [*command, f"--output_dir={output}", flag],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -334,5 +373,5 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
     )
     assert result.returncode == 2
     [line] = result.stderr.strip().splitlines()
-    assert line.startswith("error: --attacks has 'gan': expected some of client_gan")
+    assert line.startswith(f"error: {message}")
     assert not output.exists()

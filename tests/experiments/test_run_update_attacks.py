@@ -43,6 +43,7 @@ from tff_leak.runtime.run_directory import RunDirectory
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROUNDS = 3
+BY_COSINE = {"distance": Distance.COSINE, "iterations": 60}
 
 
 def _settings(**changes):
@@ -216,18 +217,24 @@ def test_a_sum_of_few_images_gives_them_away_but_not_whose_they_are(tmp_path):
     assert summary["found"]["control"] == 0.0
 
 
-def test_local_noise_stops_what_needs_none(inverted, tmp_path):
-    _, open_ = inverted
-    local = LocalDp(1.0, 1.0)
-    settings = _settings(defences=Defences(local_dp=local), inversion={"iterations": 9})
-    directory, summary = _run(tmp_path / "run", settings, _data())
-    assert summary["pooled"]["recovered"] < open_["pooled"]["recovered"] - 0.5
+def test_local_noise_stops_what_clipping_alone_does_not(tmp_path):
+    """The two runs differ in the noise alone."""
+    found = {}
+    for noise in (0.0, 1.0):
+        local = LocalDp(0.1, noise)
+        settings = _settings(defences=Defences(local_dp=local), inversion=BY_COSINE)
+        directory, found[noise] = _run(tmp_path / str(noise), settings, _data())
+    assert found[0.0]["pooled"]["recovered"] > 0.7
+    assert found[0.0]["found"]["attack"] == 1.0
+    assert found[1.0]["pooled"]["recovered"] < 0.0
+    assert found[1.0]["found"]["attack"] == 0.0
     spent = [float(row["attack/epsilon_total"]) for row in _rows(directory)]
     expected = [
         epsilon(repeated(GaussianDpEvent(0.5), n), 1e-5, local.neighbours)
         for n in (1, 2, 3)
     ]
     assert spent == expected
+    summary = found[1.0]
     assert summary["epsilon"] == summary["headline"]["epsilon"] == expected[-1]
     assert summary["neighbours"] == "REPLACE_ONE"
 
@@ -264,23 +271,25 @@ def test_a_first_layer_gives_one_example_exactly(tmp_path):
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
-    """Ten images, trained on for long: what overfitting shows."""
+    """Forty images, trained on for long: what overfitting shows."""
     settings = _settings(
         attack=Attack.MEMBERSHIP,
         rounds=ROUNDS,
         algorithm=Algorithm.FED_AVG,
-        training=BatchSgd(0.1, epochs=20),
+        training=BatchSgd(0.05, epochs=20),
         inversion={},
-        batch_size=2,
+        batch_size=5,
     )
-    data = _data(clients=5, classes=2, victims=(), with_control=False)
+    data = _data(clients=4, classes=10, victims=(), with_control=False)
     return _run(tmp_path_factory.mktemp("members") / "run", settings, data)
 
 
 def test_members_have_lower_losses_and_the_controls_have_not(members):
     directory, summary = members
     found = summary["membership"]
-    assert found["counts"]["members"] == 10
+    # As many of each class in each part: all members, since nobody holds many more.
+    counts = {"members": 40, "others": 40, "held_out": 40, "members_trained_on": 40}
+    assert found["counts"] == counts
     assert found["attack"]["advantage"] > 0.4
     assert found["attack"]["auc"] > 0.7
     assert found["attack"]["p_value"] < 0.01
@@ -430,10 +439,19 @@ class TestVerdicts:
             },
             "--inversion has distance=squared beside --user_dp",
         ),
+        (
+            {"defences": Defences(local_dp=LocalDp(1.0, 0.0))},
+            "--inversion has distance=squared beside --local_dp: expected cosine",
+        ),
+        (
+            {"defences": Defences(record_dp=RecordLevelDp(1.0, 0.0))},
+            "--inversion has distance=squared beside --record_dp: expected cosine",
+        ),
         ({"privacy_budget": 1.0}, "--privacy_budget is 1.0 without differential"),
         (
             {
                 "privacy_budget": 5.0,
+                "inversion": BY_COSINE,
                 "defences": Defences(record_dp=RecordLevelDp(1.0, 1.0)),
             },
             "expected at least .* what the rounds up to --attack_round=2 cost",
@@ -461,15 +479,30 @@ def test_victims_that_are_not_there(victims):
         _data(victims=victims)
 
 
-def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            [
+                *("--record_dp=clip=1,noise_multiplier=1", "--attack=first_layer"),
+                *("--network=mlp", "--local_dp=clip=1,noise_multiplier=1"),
+            ],
+            "record_dp and local_dp are given together",
+        ),
+        (
+            ["--attack=membership", "--victims=0,1"],
+            "--victims is 0,1 with --attack=membership: expected none",
+        ),
+    ],
+    ids=["two mechanisms", "victims of membership"],
+)
+def test_bad_input_is_one_line_and_changes_nothing(flags, message, tmp_path):
     output = tmp_path / "run"
     result = subprocess.run(
         [
             sys.executable,
-            "-m",
-            "experiments.run_update_attacks",
-            "--record_dp=clip=1,noise_multiplier=1",
-            "--local_dp=clip=1,noise_multiplier=1",
+            *("-m", "experiments.run_update_attacks"),
+            *flags,
             f"--output_dir={output}",
         ],
         cwd=ROOT,
@@ -481,6 +514,6 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
     )
     assert result.returncode == 2
     [line] = result.stderr.strip().splitlines()
-    assert line.startswith("error: record_dp and local_dp are given together")
+    assert line.startswith(f"error: {message}")
     assert result.stdout == ""
     assert not output.exists()

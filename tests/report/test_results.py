@@ -141,6 +141,19 @@ def test_summaries_older_than_a_figure_say_so(tmp_path):
     assert row["passive judge share"] == "0.050"
 
 
+def test_the_last_half_of_the_rounds_has_a_column_where_it_was_measured(tmp_path):
+    late = {"attack": 0.25, "control": -0.5}
+    new, old = _summary(0, 0.4), _summary(1, 0.4)
+    new["targets"][0] |= {"late_recovered": late}
+    _write(tmp_path, "both", new)
+    _write(tmp_path, "both", old)
+    _write(tmp_path, "old", old)
+    page = results.render(tmp_path, {})
+    found = [row["recovered, last half of rounds"] for row in _rows(page, "both")]
+    assert found == ["0.250", "not measured"]
+    assert "recovered, last half of rounds" not in _rows(page, "old")[0]
+
+
 def test_the_time_of_a_run_that_was_killed_and_gone_on_with_is_unknown(tmp_path):
     _write(tmp_path, "killed", _summary(0, 0.4) | {"seconds": None})
     assert "| 0.900 | 10 | unknown |" in results.render(tmp_path, {})
@@ -217,6 +230,7 @@ def test_a_leak_matrix_has_a_row_for_each_cell(tmp_path):
     }
     broken = [{"seed": 0, "error": "it broke"}]
     failed = measured | {"status": "failed", "reason": "it broke", "runs": broken}
+    measured["late_leakage"] = _over_seeds(0.4, [0.3, 0.5])
     unfit = {"status": "not_applicable", "reason": "no cohort", "runs": []}
     summary = {"experiment": "leak_matrix", "seed": "all_seeds"}
     cells = [measured, failed, measured | unfit]
@@ -225,6 +239,8 @@ def test_a_leak_matrix_has_a_row_for_each_cell(tmp_path):
     assert "All attacks" not in page
     rows = _rows(page, "leak_matrix_digits")
     assert rows[0]["leaks"] == "recovered 0.30 [0.10, 0.50] (2 seeds)"
+    late = [row["last half of rounds"] for row in rows]
+    assert late == ["0.40 [0.30, 0.50] (2 seeds)", "", ""]
     expected = {"reached": "1 of 2", "task accuracy": "0.850", "epsilon": "12.3"}
     expected |= {"judge share": "0.700", "seconds": "62", "control's": ""}
     assert rows[0].items() >= expected.items()

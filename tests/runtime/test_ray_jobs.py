@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -42,6 +43,73 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     with pytest.raises(InputError, match="pip install ray"):
         with ray_jobs.cluster("auto", cpus=1):
             pass
+
+
+class _FakeRay:
+    """A cluster whose workers are lost; Ray's own retries are as it documents them."""
+
+    RayError = type("RayError", (Exception,), {})
+
+    def __init__(self, *nodes):
+        self.exceptions, self._nodes, self.started, self.open = self, nodes, 0, False
+
+    def init(self, **settings):
+        self.open = True
+
+    def shutdown(self):
+        self.open = False
+
+    def nodes(self):
+        return [
+            {"Alive": alive, "Resources": {"CPU": float(cpus)} if cpus else {}}
+            for cpus, alive in self._nodes
+        ]
+
+    def remote(self, *, num_cpus, max_retries=3):
+        def start(job):
+            self.started += 1 + max_retries
+
+        handle = types.SimpleNamespace(remote=start)
+        return lambda run: types.SimpleNamespace(options=lambda name: handle)
+
+    def wait(self, refs, timeout):
+        return refs, []
+
+    def get(self, ref):
+        raise self.RayError("the worker died\nand more")
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    def install(*nodes):
+        fake = _FakeRay(*nodes)
+        monkeypatch.setitem(sys.modules, "ray", fake)
+        return fake
+
+    return install
+
+
+def test_a_job_is_started_as_often_as_the_scheduler_says_and_not_by_ray(
+    tmp_path, fake_ray
+):
+    ray = fake_ray((4, True))
+    with ray_jobs.cluster("auto", cpus=4) as start:
+        found = jobs.run([_job(tmp_path, "a", "")], start, at_once=1, tries=3)
+    assert ray.started == 3 and not ray.open
+    assert found["a"].reason == "lost by the cluster: the worker died"
+
+
+def test_jobs_that_no_machine_has_place_for_are_refused(fake_ray):
+    ray = fake_ray((4, True), (2, True), (0, True), (64, False))
+    message = "--threads_per_job is 5: expected at most 4, the CPUs of the cluster's"
+    with pytest.raises(InputError, match=message):
+        with ray_jobs.cluster("auto", cpus=5):
+            pass
+    assert not ray.open
+    # What has no CPU yet may start machines that do.
+    fake_ray((0, True))
+    with ray_jobs.cluster("auto", cpus=5):
+        pass
 
 
 @needs_ray

@@ -6,6 +6,7 @@ from tff_leak.metrics.score import confidence_interval
 
 # Of a summary that is older than the figure.
 _UNMEASURED = "not measured"
+_LATE = "recovered, last half of rounds"
 
 _DSSGD = ("seed", "order", "best accuracy", "in round", "last accuracy", "rounds")
 
@@ -23,6 +24,8 @@ def client_gan(summaries: Sequence[Mapping]) -> str:
         for summary in summaries
         for index in range(len(summary["targets"]))
     ]
+    if any(_LATE in row for row in rows):
+        rows = [{_LATE: _UNMEASURED} | row for row in rows]
     return _sparse_table(rows) + _intervals(summaries)
 
 
@@ -214,6 +217,7 @@ def _cell_figures(cell: Mapping) -> dict[str, object]:
         reached = f"{reached} of {cell['leakage']['seeds']}"
     return {
         "leaks": f"{cell['measure']} {interval_text(**cell['leakage'])}",
+        **_late_leakage(cell),
         "control's": _known(cell["control"]["mean"]),
         "judge share": _known(cell["judge_share"]["mean"]),
         "reached": _known(reached),
@@ -221,6 +225,14 @@ def _cell_figures(cell: Mapping) -> dict[str, object]:
         "epsilon": "" if cell["epsilon"] is None else _epsilon(cell["epsilon"]),
         "seconds": _seconds(cell["seconds"]["mean"]),
     }
+
+
+def _late_leakage(cell: Mapping) -> dict[str, str]:
+    """Of attacks that are looked at over the rounds."""
+    late = cell.get("late_leakage", {"mean": None})
+    if late["mean"] is None:
+        return {}
+    return {"last half of rounds": interval_text(**late)}
 
 
 def _known(value: float | None) -> object:
@@ -276,6 +288,10 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
     """One target's line by column; a column that is absent does not apply."""
     one = summary["targets"][index]
     row = {"seed": summary["seed"]} | _target_figures(one) | _against(one, "passive")
+    if (
+        "late_recovered" in one
+    ):  # Steadier than the last round's: see client_gan_curves.
+        row[_LATE] = one["late_recovered"]["attack"]
     if summary.get("identity"):
         person = summary["identity"]["targets"][index]
         row |= {

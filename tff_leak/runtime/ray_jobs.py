@@ -7,9 +7,10 @@ when a cluster is asked for.
 Every machine of the cluster must see the working directories of jobs and the files
 that they name under the same paths, on a shared file system, and run workers in an
 environment that can run the commands. A task waits for its command and computes nothing
-itself. When its worker or machine is lost, Ray starts the task on another one, and the
-command goes on with what it finds in its run directory; when the connection to the
-cluster ends, Ray ends the workers, and the kernel their commands.
+itself. When its worker or machine is lost, `jobs.run` starts the job anew, and the
+command goes on with what it finds in its run directory; Ray itself tries nothing again,
+so that a job is not started more often than `jobs.run` was told. When the connection to
+the cluster ends, Ray ends the workers, and the kernel their commands.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ import tff_leak
 from tff_leak.errors import InputError
 from tff_leak.runtime.jobs import Job, LocalProcess, Outcome, Start
 
-_RETRIES = 3
+_NO_RETRIES = 0
+"""Of Ray's own: they would multiply with those of `jobs.run`."""
 _ANSWER_S = 5.0
 _ROOT = pathlib.Path(tff_leak.__file__).parents[1]
 
@@ -43,7 +45,8 @@ def cluster(address: str, *, cpus: int) -> Iterator[Start]:
       What `jobs.run` starts jobs with. Ray queues what it has no place for.
 
     Raises:
-      InputError: if Ray is not installed, or there is no cluster.
+      InputError: if Ray is not installed, there is no cluster, or none of its machines
+        has so many CPUs.
     """
     ray = _import_ray(address)
     try:
@@ -55,7 +58,8 @@ def cluster(address: str, *, cpus: int) -> Iterator[Start]:
             "running Ray cluster; start one with `ray start --head`, or correct it"
         ) from None
     try:
-        remote = ray.remote(num_cpus=cpus, max_retries=_RETRIES)(_run)
+        _check_room(ray, cpus)
+        remote = ray.remote(num_cpus=cpus, max_retries=_NO_RETRIES)(_run)
         yield lambda job: _Task(ray, remote, job)
     finally:
         ray.shutdown()
@@ -94,6 +98,18 @@ def _connect(ray: ModuleType, address: str) -> None:
     signal.signal(signal.SIGTERM, ends_cleanly)
 
 
+def _check_room(ray: ModuleType, cpus: int) -> None:
+    """Raises InputError if no machine can take a job, which would wait for ever."""
+    sizes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    largest = int(max(sizes, default=0))
+    # A cluster without any CPU is one that starts machines when they are asked for.
+    if 0 < largest < cpus:
+        raise InputError(
+            f"--threads_per_job is {cpus}: expected at most {largest}, the CPUs of the "
+            "cluster's largest machine; lower it, or add a larger machine"
+        )
+
+
 def _run(job: Job) -> Outcome:
     """Runs in a worker of the cluster, in its main thread, as `LocalProcess` wants."""
     return LocalProcess(job).run()
@@ -112,7 +128,7 @@ class _Task:
         try:
             return self._ray.get(self._ref)
         except self._ray.exceptions.RayError as error:
-            # Only after Ray's own retries; `jobs.run` counts it as one try.
+            # The worker or its machine; `jobs.run` tries again.
             reason = str(error).strip().splitlines()[0]
             return Outcome(False, f"lost by the cluster: {reason}", lost=True)
 

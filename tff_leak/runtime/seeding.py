@@ -41,6 +41,7 @@ class Role(enum.IntEnum):
     LOCAL_NOISE = 37
     USER_NOISE = 38
     BOOTSTRAP = 39
+    MEMBERSHIP = 45
 
 
 def root(seed: int) -> np.ndarray:
