@@ -224,10 +224,12 @@ def _wanted_settings(
     if cls is GradientInversion:
         return update_attacks_program.inversion_config(given)
     if cls is UserLevelDp:
-        # Their number is another flag's, which is compared by itself.
-        fixed = dict.fromkeys(update_attacks_program.FIXED_USER_FIELDS, _MANY_CLIENTS)
-        wanted = plain(cls(**given, **fixed))
-        return {name: wanted[name] for name in wanted if name not in fixed}
+        fixed = update_attacks_program.FIXED_USER_FIELDS
+        clients = int(flags.get("clients", _MANY_CLIENTS))
+        wanted = plain(cls(**given, **dict.fromkeys(fixed, clients)))
+        # Without that flag it is the number of participants, compared by itself.
+        left_out = () if "clients" in flags else fixed
+        return {name: wanted[name] for name in wanted if name not in left_out}
     if cls is ClientGan:
         return client_gan_program.attack_config(given)
     return plain(cls(**given))

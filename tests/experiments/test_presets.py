@@ -46,7 +46,10 @@ def test_its_flags_and_settings_exist(preset):
         found = parse(cls, text, flag=name, given=given)
         if name != "attack":
             # Out-of-range values are refused here as well.
-            clients = int(flags.get("clients", 10))
+            participants = flags.get("participants", "")
+            # Forty participants are written 40x0-4; the program counts them.
+            several = sum(int(n) for n in re.findall(r"(\d+)x", participants))
+            clients = int(flags.get("clients", several or 10))
             cls(**found, **dict.fromkeys(given, clients))
     parse_guesses(flags.get("guesses", "known").split(","))
     private = flags.get("sparse_vector", "")
