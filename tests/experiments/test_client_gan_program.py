@@ -4,6 +4,7 @@
 
 import asyncio
 import csv
+import dataclasses
 import functools
 import html
 import json
@@ -326,3 +327,25 @@ def test_participants_in_turns_have_no_cohort():
     settings = _settings(uploads=CohortUploads(Joining.MEAN))
     with pytest.raises(InputError, match="--order is fixed .* expected all_at_once"):
         program.build_experiment(settings, _data())
+
+
+def test_adversaries_may_train_otherwise_than_agreed(tmp_path):
+    """One step on all data each: ten times the rate is ten times the change."""
+    agreed = LocalSgd(1e-4, learning_rate_decay=0.0, batch_size=512)
+    changes = {}
+    for name, own in (
+        ("agreed", None),
+        ("own", dataclasses.replace(agreed, learning_rate=1e-3)),
+    ):
+        settings = _settings(rounds=1, training=agreed, adversary_training=own)
+        experiment = program.build_experiment(settings, _data(per_class=8))
+        directory, states = _run(experiment, tmp_path / name)
+        with directory:
+            victim, adversary = states[program.Arm.ATTACK].clients
+        # In turns, and all is shared: the adversary started from the victim's model.
+        changes[name] = adversary.parameters - victim.parameters
+        changes[f"victim, {name}"] = victim.parameters
+    np.testing.assert_array_equal(changes["victim, agreed"], changes["victim, own"])
+    norms = {name: np.linalg.norm(change) for name, change in changes.items()}
+    assert norms["own"] == pytest.approx(10 * norms["agreed"], rel=0.02)
+    assert norms["agreed"] > 1e-6
