@@ -98,7 +98,7 @@ _OTHER_SETTINGS = {
 }
 # What a run may choose without being another experiment.
 _FREE = {
-    *("output_dir", "data_dir", "seed", "threads"),
+    *("output_dir", "data_dir", "judges", "seed", "threads"),
     *("workers", "threads_per_job", "ray_address"),
 }
 _SHARED_FLAGS = ("place_flags", "common_flags")
