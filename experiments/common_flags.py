@@ -3,11 +3,12 @@
 Importing this module defines them.
 """
 
+import pathlib
 from typing import Any
 
 from absl import flags
 
-from experiments import place_flags
+from experiments import evaluation, place_flags
 from experiments.place_flags import DATA_DIR, OUTPUT_DIR
 from tff_leak.runtime import runtimes
 
@@ -18,6 +19,12 @@ flags.adopt_module_key_flags(place_flags)
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _THREADS = flags.DEFINE_integer(
     "threads", None, "Threads of TensorFlow; default: one a core.", lower_bound=1
+)
+_JUDGES = flags.DEFINE_string(
+    "judges",
+    None,
+    "Folder in which trained judges are kept, for other runs with the same data and "
+    "seed; changes no figure. Default: none.",
 )
 _RUNTIME = flags.DEFINE_enum(
     "runtime", "in_process", runtimes.RUNTIMES, "What runs TFF's computations."
@@ -31,7 +38,7 @@ _PRECISION = flags.DEFINE_enum(
 
 
 def start(example: str) -> int:
-    """Settles TensorFlow's threads; to be called before anything is computed.
+    """Settles TensorFlow's threads and where judges are; to be called first of all.
 
     Args:
       example: of a run directory, for the error message.
@@ -44,6 +51,8 @@ def start(example: str) -> int:
     """
     threads = runtimes.use_threads(_THREADS.value)
     place_flags.check(example)
+    judges = _JUDGES.value
+    evaluation.keep_judges(pathlib.Path(judges).expanduser() if judges else None)
     return threads
 
 

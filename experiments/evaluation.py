@@ -1,16 +1,26 @@
 """What the evaluations of several experiments have in common."""
 
+import pathlib
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from tff_leak.data.sources import Examples, Source
 from tff_leak.metrics.judge import Judge, train_judge
+from tff_leak.metrics.kept_judges import kept_judge
 from tff_leak.models.network import Network, Weights, visible_window
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
 
 _BATCH = 1000
+
+_judges: pathlib.Path | None = None
+
+
+def keep_judges(folder: pathlib.Path | None) -> None:
+    """From now on looks for judges in a folder and keeps them there; None: nowhere."""
+    global _judges
+    _judges = folder
 
 
 def build_accuracy(network: Network, test: Examples) -> Callable[[Weights], float]:
@@ -35,7 +45,7 @@ def build_accuracy(network: Network, test: Examples) -> Callable[[Weights], floa
 def build_judge(
     network: Network, source: Source, examples: Examples, *, seed: int
 ) -> tuple[Judge, tuple[int, int]]:
-    """Trains the judge that looks at what the attacked network can see.
+    """Trains, or finds, the judge that looks at what the attacked network can see.
 
     Args:
       network: the attacked classifier.
@@ -47,7 +57,9 @@ def build_judge(
       The judge, and how many leading rows and columns the network sees.
     """
     window = visible_window(network, seeding.root(seed))
-    judge = train_judge(
+    judge = kept_judge(
+        _judges,
+        train_judge,
         examples,
         num_classes=source.num_classes,
         image_shape=source.image_shape,

@@ -161,6 +161,11 @@ _IN_TURNS = (
     "update, and the next one downloads it anyway"
 )
 
+_OF_TURNS = (
+    "it chooses what a participant's turn uploads; the clients of this server send "
+    "whole updates"
+)
+
 
 def _client_gan(preset: str, quick: tuple[str, ...]) -> Attack:
     return Attack(
@@ -239,7 +244,11 @@ def _sparse_vector(epsilon: str) -> Defence:
     return Defence(
         f"sparse_vector_{epsilon}",
         f"sparse vector technique, eps/c = {epsilon}",
-        {CLIENT_GAN: (f"--sparse_vector=epsilon_per_parameter={epsilon}",)},
+        {
+            CLIENT_GAN: (f"--sparse_vector=epsilon_per_parameter={epsilon}",),
+            UPDATE_ATTACKS: _OF_TURNS,
+            SERVER_GAN: _OF_TURNS,
+        },
     )
 
 
@@ -310,7 +319,11 @@ def _defences(keys: Program) -> list[Defence]:
         Defence(
             "selective_sharing",
             "selective sharing, theta_u = .1",
-            {CLIENT_GAN: ("--sharing=upload_fraction=0.1",)},
+            {
+                CLIENT_GAN: ("--sharing=upload_fraction=0.1",),
+                UPDATE_ATTACKS: _OF_TURNS,
+                SERVER_GAN: _OF_TURNS,
+            },
         ),
         *map(_sparse_vector, ("100", "10", "0.01")),
         *map(_record_dp, ("0.1", "0.6", "1.1", "2", "4")),

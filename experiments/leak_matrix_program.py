@@ -271,7 +271,8 @@ def _job(
 ) -> Job:
     names = (cell.attack.name, cell.defence.name)
     output = directory / run_directory(*names, seed)
-    places = [f"--output_dir={output}"]
+    # Cells of one seed are looked at by the same judge, which one of them trains.
+    places = [f"--output_dir={output}", f"--judges={directory / 'judges'}"]
     if data_dir is not None:
         places.append(f"--data_dir={data_dir.resolve()}")
     return Job(

@@ -100,7 +100,7 @@ _OTHER_SETTINGS = {
 }
 # What a run may choose without being another experiment.
 _FREE = {
-    *("output_dir", "data_dir", "seed", "threads"),
+    *("output_dir", "data_dir", "judges", "seed", "threads"),
     *("workers", "threads_per_job", "ray_address"),
 }
 _MANY_CLIENTS = 1_000_000

@@ -1,12 +1,23 @@
 """The data of the matrices: every command can be read by its binary."""
 
+# bazel: size = large
+# bazel: dep = experiments.run_client_gan
+# bazel: dep = experiments.run_key_protected
+# bazel: dep = experiments.run_server_gan
+# bazel: dep = experiments.run_update_attacks
+
 import dataclasses
+import functools
+import json
+import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
 from experiments import leak_matrix_cells as cells
-from experiments import preset_files, presets
+from experiments import leak_matrix_program, preset_files, presets
 from experiments.key_guesses import parse_guesses
 from experiments.settings import parse
 from tff_leak.errors import InputError
@@ -57,6 +68,78 @@ def test_flags_of_its_command_exist_and_can_be_read(attack, defence):
     parse_guesses(found.get("guesses", "known").split(","))
 
 
+# Reads commands as the binary would, one after another, and says what it thinks.
+_READER = """
+import importlib, json, sys
+from absl import flags
+from absl.testing import flagsaver
+from tff_leak.errors import InputError
+binary = importlib.import_module(sys.argv[1])
+for name, arguments in json.load(sys.stdin).items():
+    saved = flagsaver.save_flag_values()
+    try:
+        [_] = flags.FLAGS(["binary", *arguments])
+        binary._settings()
+        print("read", name)
+    except (InputError, flags.Error, TypeError, ValueError) as error:
+        print("failed", name, repr(error))
+    flagsaver.restore_flag_values(saved)
+"""
+
+
+@functools.cache
+def _commands():
+    """Arguments after `-m MODULE`, by module and by the name of the run."""
+    found = {}
+    for name, matrix in cells.MATRICES.items():
+        for quick in (False, True):
+            plan = leak_matrix_program.build_plan(
+                matrix, attacks=[], defences=[], seeds=[3], threads=1, quick=quick
+            )
+            for job in leak_matrix_program.jobs_of(plan, pathlib.Path("m"), None):
+                dash, module, *arguments = job.arguments
+                assert dash == "-m"
+                of_module = found.setdefault(module, {})
+                of_module[f"{name}/{quick}/{job.name}"] = [*arguments, *job.places]
+    return found
+
+
+@pytest.mark.parametrize(
+    "module, count",
+    [
+        (cells.CLIENT_GAN, 38),
+        (cells.KEY_PROTECTED, 8),
+        (cells.SERVER_GAN, 1),
+        (cells.UPDATE_ATTACKS, 86),
+    ],
+)
+def test_binaries_read_the_commands_of_their_cells(module, count):
+    commands = _commands()[module]
+    assert len(commands) == count
+    done = subprocess.run(
+        [sys.executable, "-c", _READER, module],
+        input=json.dumps(commands),
+        cwd=leak_matrix_program.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"read {name}" for name in commands]
+
+
+def test_a_cell_has_a_command_or_a_reason():
+    for matrix in cells.MATRICES.values():
+        plan = leak_matrix_program.build_plan(
+            matrix, attacks=[], defences=[], seeds=[0], threads=1, quick=False
+        )
+        assert len(plan.cells) == len(matrix.attacks) * len(matrix.defences)
+        for cell in plan.cells.values():
+            measured = cell.status is leak_matrix_program.Status.MEASURED
+            assert bool(cell.arguments) == measured != bool(cell.reason)
+
+
 @pytest.mark.parametrize("matrix", cells.MATRICES.values(), ids=cells.MATRICES.keys())
 def test_every_row_and_column_has_something_to_measure(matrix):
     def runs(attack, defence):
@@ -83,10 +166,14 @@ def test_defences_do_not_apply_where_there_is_a_reason():
             if isinstance(change := cells.change_of(attack, defence), str)
         }
         without_flag = {pair for pair, why in reasons.items() if "has no flag" in why}
-        dssgd_only = ("selective_sharing", "sparse_vector")
-        for module, name in without_flag:
-            updates = module == cells.UPDATE_ATTACKS and name.startswith(dssgd_only)
-            assert updates or module == cells.SERVER_GAN, (module, name)
+        assert {module for module, _ in without_flag} <= {cells.SERVER_GAN}
+        dssgd_only = [
+            name
+            for name in matrix.defences
+            if name.startswith(("selective_sharing", "sparse_vector"))
+        ]
+        for name in dssgd_only:
+            assert reasons[cells.UPDATE_ATTACKS, name] == cells._OF_TURNS
         assert reasons[cells.CLIENT_GAN, "secure_aggregation"] == cells._IN_TURNS
 
 

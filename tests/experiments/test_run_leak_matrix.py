@@ -75,7 +75,10 @@ def test_jobs_are_those_that_can_run_seed_by_seed(tmp_path):
         *("one/none/3", "one/noise/3", "one/none/1", "one/noise/1"),
     ]
     assert some[0].arguments[-2:] == ("--seed=3", "--threads=1")
-    assert some[0].places == (f"--output_dir={tmp_path}/cells/one/none/3",)
+    assert some[0].places == (
+        f"--output_dir={tmp_path}/cells/one/none/3",
+        f"--judges={tmp_path}/judges",
+    )
     assert some[0].result == tmp_path / "cells/one/none/3/summary.json"
 
 

@@ -19,16 +19,19 @@ cohort or a cohort of fixed size are not such a sample, and are charged in full.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
+import numpy as np
 from dp_accounting import (
     DpEvent,
     NeighboringRelation,
     NoOpDpEvent,
+    PoissonSampledDpEvent,
     SelfComposedDpEvent,
 )
-from dp_accounting.rdp import RdpAccountant
+from dp_accounting.rdp import RdpAccountant, compute_epsilon
 
 from tff_leak.errors import InputError
 
@@ -104,7 +107,29 @@ def epsilon(
             f"the event is {event} under {neighbours.name}: expected one that the "
             "accountant knows; give the mechanism's own event and relation"
         )
+    single, count = _unrolled(event)
+    if isinstance(single, PoissonSampledDpEvent):
+        # As `compose` does it; but a curve takes seconds, and is asked for every round.
+        orders, curve = _curve(single, neighbours)
+        return float(compute_epsilon(orders, count * curve, delta)[0])
     return float(accountant.compose(event).get_epsilon(delta))
+
+
+def _unrolled(event: DpEvent) -> tuple[DpEvent, int]:
+    """What is repeated, and how often in all."""
+    count = 1
+    while isinstance(event, SelfComposedDpEvent):
+        event, count = event.event, count * event.count
+    return event, count
+
+
+@functools.lru_cache(maxsize=64)
+def _curve(
+    event: DpEvent, neighbours: NeighboringRelation
+) -> tuple[np.ndarray, np.ndarray]:
+    """Orders of Renyi, and the divergence of one such event at each of them."""
+    accountant = RdpAccountant(neighboring_relation=neighbours).compose(event)
+    return accountant.orders, accountant.rdp
 
 
 def repeated(event: DpEvent, count: int) -> DpEvent:

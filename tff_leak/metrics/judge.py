@@ -11,7 +11,7 @@ pictures. Its penultimate layer supplies the features for FID and KID.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,6 +102,10 @@ class Judge:
         """
         return tf.nn.softmax(self.head(features)).numpy()
 
+    def weights(self) -> list[np.ndarray]:
+        """All that training found, for `train_judge`."""
+        return [*self.backbone.get_weights(), *self.head.get_weights()]
+
     def accuracy(self, examples: Examples) -> float:
         """Share of the examples (at least one) whose label the judge names.
 
@@ -120,6 +124,7 @@ def train_judge(
     seed: int,
     epochs: int | None = None,
     mean_pixels_visible: tuple[int, int] | None = None,
+    weights: Sequence[np.ndarray] | None = None,
 ) -> Judge:
     """Trains a judge with Adam on shifted copies of real images and on non-examples.
 
@@ -136,6 +141,8 @@ def train_judge(
       mean_pixels_visible: (h, w), the judge sees the first h rows and w columns; the
         others are replaced by the mean of `examples` at that pixel, in training and in
         use. None shows everything.
+      weights: `Judge.weights` of an earlier training with the same arguments, which is
+        not done again; None trains.
 
     Raises:
       InputError: If there is no example, the shape or `mean_pixels_visible` does not
@@ -152,6 +159,12 @@ def train_judge(
     if epochs is None:
         epochs = max(_LEAST_EPOCHS, -(-_LEAST_STEPS * _BATCH // len(images)))
     backbone, head = _network(image_shape, num_classes + 1, seed)
+    judge = Judge(backbone, head, tuple(image_shape), fill, visible)
+    if weights is not None:
+        own = len(backbone.get_weights())
+        backbone.set_weights(weights[:own])
+        head.set_weights(weights[own:])
+        return judge
     batches_an_epoch = -(-len(images) // _BATCH)
     step = _training_step(backbone, head, epochs * batches_an_epoch)
     rng = np.random.default_rng([seed, 1])
@@ -166,7 +179,7 @@ def train_judge(
             noise = rng.integers(0, 2**31 - 1, size=2, dtype=np.int32)
             batch = np.where(visible, batch, fill)
             step(tf.constant(batch), tf.constant(classes), tf.constant(noise))
-    return Judge(backbone, head, tuple(image_shape), fill, visible)
+    return judge
 
 
 def _network(
