@@ -152,6 +152,16 @@ def test_pooled_is_the_mean_over_classes():
     assert pooled["sets"][properties.VICTIM]["samples"] == 25
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_set_of_one_class_alone_is_not_pooled(first):
+    found = _inputs(representatives=_bars(5, upright=True))
+    inputs = [found, _inputs()] if first else [_inputs(), found]
+    scores = evaluate_properties(inputs, _SureOf(), foreground=True)
+    assert "representatives" not in scores["pooled"]["sets"]
+    with_it = scores["targets"][0 if first else 1]
+    assert "representatives" in with_it["sets"]
+
+
 def test_without_a_control_nothing_is_said_to_be_recovered():
     inputs = _inputs()
     sets = {k: v for k, v in inputs.sets.items() if k != properties.CONTROL}

@@ -106,7 +106,12 @@ def evaluate_properties(
     if not inputs:
         raise InputError("no class to score: expected at least one that a victim holds")
     targets = [_evaluate(one, judge, foreground) for one in inputs]
-    names = targets[0]["sets"]
+    # A set that only some classes have says nothing about the pooled ones.
+    names = [
+        name
+        for name in targets[0]["sets"]
+        if all(name in one["sets"] for one in targets)
+    ]
     pooled_sets = {
         name: {
             key: _mean([one["sets"][name][key] for one in targets])
