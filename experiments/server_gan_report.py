@@ -140,17 +140,14 @@ def _overview(
     figures.save(together, directory.figures / "attack_all.png")
     pictures = [("All classes: the first of each set", figures.png(together))]
     for one in drawn:
-        sets = {"others": one.others, "private": one.private, **one.sets}
+        sets = _sets_of(one)
         # Not chosen: the first of each.
         rows = {
-            text: sets[name][:_COLUMNS]
+            text: _first(sets[name], _COLUMNS // 2)
             for name, text in _ROWS.items()
-            if name in sets and len(sets[name]) >= _PER_CLASS
+            if name in sets
         }
-        columns = min(_COLUMNS // 2, *(len(images) for images in rows.values()))
-        grid = figures.picture_rows(
-            {text: images[:columns] for text, images in rows.items()}
-        )
+        grid = figures.picture_rows(rows)
         figures.save(grid, directory.figures / f"attack_{one.target}.png")
         name = experiment.data.source.class_names[one.target]
         pictures.append((f"Class {name}: the first of each set", figures.png(grid)))
@@ -160,19 +157,31 @@ def _overview(
         f"updates and pictures of its own, all {without}. Representatives are what it "
         "found in the victim's updates (section V-E); below them is what its generator "
         "draws when asked for the class as others' and as the victim's. Pictures are "
-        "not selected."
+        "not selected; where there are fewer than columns, they are repeated."
     )
     return html.Section("What the server drew", text, figures=pictures, wide=True)
 
 
 def _together(drawn: Sequence[PropertyInputs]) -> figure.Figure:
     """The first pictures of the sets that all classes have, classes side by side."""
-    parts = [{"others": o.others, "private": o.private, **o.sets} for o in drawn]
+    parts = [_sets_of(one) for one in drawn]
     rows = {}
     for name, text in _ROWS.items():
-        if all(name in sets and len(sets[name]) >= _PER_CLASS for sets in parts):
-            rows[text] = np.concatenate([sets[name][:_PER_CLASS] for sets in parts])
+        if all(name in sets for sets in parts):
+            first = [_first(sets[name], _PER_CLASS) for sets in parts]
+            rows[text] = np.concatenate(first)
     return figures.picture_rows(rows)
+
+
+def _sets_of(one: PropertyInputs) -> dict[str, np.ndarray]:
+    """All sets of a class that are not empty, the real ones among them."""
+    sets = {"others": one.others, "private": one.private, **one.sets}
+    return {name: images for name, images in sets.items() if len(images)}
+
+
+def _first(images: np.ndarray, count: int) -> np.ndarray:
+    """The first pictures, from the start again where there are fewer."""
+    return images[np.arange(count) % len(images)]
 
 
 def _over_rounds(experiment: Experiment, directory: RunDirectory) -> html.Section:

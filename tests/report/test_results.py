@@ -245,6 +245,22 @@ def test_a_server_gan_on_faces_has_more_tables(tmp_path):
     assert honest["largest lag behind honest"] == "0.000"
 
 
+def test_model_inversion_has_the_scores_of_all_targets_together(tmp_path):
+    scores = {"inception_score": 1.25, "fid": 12.5, "kid": 0.75}
+    real = {"inception_score": 30.5, "fid": 3.5, "kid": 0.125}
+    summary = _summary(0, 0.4) | {"experiment": "model_inversion", "network": "wang"}
+    summary["epochs"] = 7
+    pooled = summary["pooled"]
+    pooled["attack"] = pooled["attack"] | scores | {"samples": 400}
+    pooled["reference"] = real
+    _write(tmp_path, "mgan_fig6_inversion", summary)
+    page = results.render(tmp_path, {})
+    table = page.split("\n\n| seed | samples")[1].splitlines()
+    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
+    expected = ["0", "400", "1.250", "30.500", "12.500", "3.500", "0.750", "0.125"]
+    assert cells == expected
+
+
 def _over_seeds(mean, interval=None, seeds=2):
     return {"mean": mean, "interval": interval, "seeds": seeds}
 

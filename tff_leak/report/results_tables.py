@@ -42,7 +42,24 @@ def model_inversion(summaries: Sequence[Mapping]) -> str:
                     "seconds": _seconds(summary["seconds"]),
                 }
             )
-    return _sparse_table(rows) + _intervals(summaries)
+    scores = [_pooled_quality(summary) for summary in summaries]
+    return f"{_sparse_table(rows)}\n{_sparse_table(scores)}{_intervals(summaries)}"
+
+
+def _pooled_quality(summary: Mapping) -> dict[str, object]:
+    """Inception Score and distances to the training images, all targets together."""
+    pooled = summary["pooled"]
+    attack, reference = pooled["attack"], pooled["reference"]
+    return {
+        "seed": summary["seed"],
+        "samples": attack["samples"],
+        "Inception Score (judge)": attack["inception_score"],
+        "of real held-out pictures": reference["inception_score"],
+        "FID": attack["fid"],
+        "their FID": reference["fid"],
+        "KID": attack["kid"],
+        "their KID": reference["kid"],
+    }
 
 
 def server_gan(summaries: Sequence[Mapping]) -> str:
