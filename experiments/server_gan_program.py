@@ -39,7 +39,11 @@ from tff_leak.metrics import properties
 from tff_leak.metrics.feature_distances import sample_quality
 from tff_leak.metrics.identity import evaluate_people
 from tff_leak.metrics.judge import Judge
-from tff_leak.metrics.properties import PropertyInputs, evaluate_properties
+from tff_leak.metrics.properties import (
+    PropertyInputs,
+    evaluate_properties,
+    nearer_share,
+)
 from tff_leak.models import classifiers, discriminators, generators
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.network import Network
@@ -340,6 +344,7 @@ def evaluate(
         "judge_accuracy": judge.accuracy(
             Examples.concatenate([data.without_property, data.with_property])
         ),
+        "template_check": _template_check(data),
         "seconds": clock.seconds(),
         **scores,
     }
@@ -365,6 +370,35 @@ def _outline(experiment: Experiment) -> dict[str, Any]:
         "angle": data.angle,
         "words": list(data.words),
     }
+
+
+def _template_check(data: Data) -> list[dict[str, Any]]:
+    """What the templates say of real pictures that they are not made of.
+
+    Of faces the reference is what the template with the property is made of, so that
+    its own figures say nothing about the templates.
+
+    Returns:
+      For each of the victim's classes `target`, and the share of its pictures (`with`)
+      and of its pictures in the control (`without`) that are nearer to the template
+      with the property: 1 and 0 if the templates are right about all of them.
+    """
+    return [
+        {
+            "target": label,
+            **{
+                name: nearer_share(
+                    federation[data.victim].of_class(label).images,
+                    *data.templates(label),
+                )
+                for name, federation in (
+                    ("with", data.clients),
+                    ("without", data.control),
+                )
+            },
+        }
+        for label in data.held
+    ]
 
 
 def _accuracy_by_round(directory: RunDirectory) -> dict[str, list[float]]:

@@ -251,13 +251,20 @@ def _tables(summary: Mapping[str, Any]) -> html.Section:
     tables += [
         (f"Class {one['target']}", header, rows(one)) for one in summary["targets"]
     ]
+    checked = [
+        [one["target"], one["with"], one["without"]]
+        for one in summary["template_check"]
+    ]
+    header = ["class", f"the victim's, {words[0]}", f"the control's, {words[1]}"]
+    tables.append((f"Real pictures nearer to {words[0]}", header, checked))
     tables += _people_and_quality(summary)
     text = (
         "Victim and other: pictures drawn when asked for as the one or the other. "
         f"Control: as the victim's, where its pictures are {words[1]}. Reference: real "
         f"held-out pictures, {words[0]}. Correlation: with the mean of real pictures; "
         "margin: SSIM to the nearest of the victim's pictures less that to the nearest "
-        "of others' of the class."
+        "of others' of the class. How far the templates can be trusted say real "
+        "pictures that they are not made of."
     )
     return html.Section("All figures", text, tables=tables)
 

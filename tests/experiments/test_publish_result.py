@@ -162,3 +162,16 @@ def test_a_leak_matrix_is_published_with_all_its_seeds(presets, tmp_path, monkey
     (run / "summary.json").write_text(json.dumps(summary | {"seeds": [0]}))
     with pytest.raises(InputError, match="seeds=0, expected 0,1"):
         _published(presets, root, run, "matrix", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "arms, kept", [(["attack", "honest"], True), (["attack"], False)]
+)
+def test_a_servers_attack_beside_an_honest_arm_shows_its_accuracy(tmp_path, arms, kept):
+    for name in ("attack_all", "attack_3", "task_accuracy"):
+        (tmp_path / f"{name}.png").write_bytes(b"figure")
+    config = {"experiment": "server_gan", "arms": arms}
+    found = publish_result._pictures(tmp_path, config)
+    assert found["picture.png"] == tmp_path / "attack_all.png"
+    curve = tmp_path / "task_accuracy.png" if kept else None
+    assert found.get("picture_task_accuracy.png") == curve

@@ -175,6 +175,10 @@ def test_figures_of_a_run(finished):
         assert len(curve) == ROUNDS
         assert curve[-1] == pytest.approx(summary["task_accuracy"][arm])
     assert (summary["angle"], summary["words"]) == (40.0, ["turned", "upright"])
+    # Templates are right about real pictures that they are not made of.
+    for one, label in zip(summary["template_check"], held, strict=True):
+        assert one["target"] == label
+        assert one["with"] >= 0.8 and one["without"] <= 0.2
     # Digits are no people.
     assert "identity" not in summary and "quality" not in summary
     kept = read_reconstructions(directory.reconstructions)

@@ -66,6 +66,15 @@ def test_correlation_by_hand():
     np.testing.assert_allclose(found, [1.0, -1.0, 0.5, 0.0], atol=1e-12)
 
 
+def test_nearer_share_by_hand():
+    template = np.array([[1.0, -1.0], [0.0, 0.0]])[..., np.newaxis]
+    other = template.transpose(1, 0, 2)
+    images = np.stack([template, other, 0.5 * template, np.zeros_like(template)])
+    assert properties.nearer_share(images, template, other) == 0.5
+    # A blank is as near to one as to the other: not nearer.
+    assert properties.nearer_share(images, other, template) == 0.25
+
+
 def test_a_perfect_attack():
     scores = evaluate_properties([_inputs()], _SureOf(), foreground=True)
     [one], pooled = scores["targets"], scores["pooled"]

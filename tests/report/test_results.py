@@ -216,6 +216,7 @@ def test_a_server_gan_on_faces_has_more_tables(tmp_path):
         },
         "targets": [{"target": 18, "succeeded": True, "sets": sets}],
         "identity": {"targets": [{"target": 18, "sets": people}]},
+        "template_check": [{"target": 18, "with": 1.0, "without": 0.25}],
         "quality": {"attack": quality},
     }
     _write(tmp_path, "mgan_fig5_active", summary)
@@ -236,6 +237,7 @@ def test_a_server_gan_on_faces_has_more_tables(tmp_path):
     assert faces["as other: with"] == ""
     assert faces["victim: nearer to with"] == "0.750"
     assert faces["control: right person nearest"] == "0.700"
+    assert faces["real control's: nearer to with"] == "0.250"
     assert scores["arm"] == "attack"
     assert scores["Inception Score (judge)"] == "1.500"
     assert (scores["of real pictures"], scores["KID"]) == ("20.500", "0.500")

@@ -125,6 +125,9 @@ def _server_gan_row(summary: Mapping, one: Mapping) -> dict[str, object]:
     for name in (name for name in names if name in sets):
         row[f"{name}: nearer to with"] = sets[name]["nearer_share"]
         row[f"{name}: right person nearest"] = person[name]
+    [check] = [c for c in summary["template_check"] if c["target"] == one["target"]]
+    row["real victim's: nearer to with"] = check["with"]
+    row["real control's: nearer to with"] = check["without"]
     return row
 
 
