@@ -354,7 +354,14 @@ def test_pictures_of_another_size_are_refused():
         program.build_experiment(_settings(), data)
 
 
-def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--deviations=noise=0.1", "--deviations is 'noise=0.1' with --mode=paper"),
+        ("--property=glasses", "--property is glasses with --dataset=digits"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
     output = tmp_path / "run"
     result = subprocess.run(
         [
@@ -362,7 +369,7 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
             "-m",
             "experiments.run_server_gan",
             "--dataset=digits",
-            "--deviations=noise=0.1",
+            flag,
             f"--output_dir={output}",
         ],
         cwd=ROOT,
@@ -374,6 +381,6 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
     )
     assert result.returncode == 2
     [line] = result.stderr.strip().splitlines()
-    assert line.startswith("error: --deviations is 'noise=0.1' with --mode=paper")
+    assert line.startswith(f"error: {message}")
     assert result.stdout == ""
     assert not output.exists()
