@@ -56,10 +56,11 @@ _ARM = "networks"
 
 
 class NetworkKind(enum.Enum):
-    """The networks of section 9.1."""
+    """The networks of section 9.1, and the shared model of Wang et al."""
 
     CNN = "cnn"
     MLP = "mlp"
+    WANG = "wang"  # Table II, for pictures of 64x64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,9 +408,16 @@ def _write_reconstructions(
 
 
 def _network(kind: NetworkKind, source: Source) -> Network:
-    """Section 8.3's CNN or an MLP; one output a class, as there are no fakes."""
+    """The network of a kind; one output a class, as there are no fakes."""
     if kind is NetworkKind.CNN:
         return papers_classifier(source.image_shape, source.num_classes)
+    if kind is NetworkKind.WANG:
+        if source.image_shape != (64, 64, 1):
+            raise InputError(
+                f"--network is wang with pictures of {source.image_shape}: expected "
+                "grey ones of 64x64, as of att_faces; choose another --network"
+            )
+        return classifiers.wang_att(source.num_classes)
     return classifiers.mlp(source.num_classes, source.image_shape)
 
 

@@ -56,7 +56,11 @@ def write_report(
     sections.append(_descents_section(evaluation))
     sections.append(figures_section(evaluation.summary, nouns[0]))
     synthetic = " (synthetic pictures)" if source.synthetic else ""
-    network = {NetworkKind.CNN: "a CNN", NetworkKind.MLP: "an MLP"}
+    network = {
+        NetworkKind.CNN: "a CNN",
+        NetworkKind.MLP: "an MLP",
+        NetworkKind.WANG: "the shared model of Wang et al.",
+    }
     kind_of_network = network[experiment.settings.network]
     report = html.Report(
         title=f"Model inversion of {kind_of_network} on {source.name}{synthetic}",

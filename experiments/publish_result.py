@@ -82,7 +82,7 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
     for kept, name in ((figures, "summary.json"), (config, "config.json")):
         kept = kept | {"dataset": _without_folder(kept["dataset"])}
         atomic_write_json(target / name, kept)
-    pictures = _pictures(run / "figures")
+    pictures = _pictures(run / "figures", config)
     for name, figure in pictures.items():
         shutil.copyfile(figure, target / name)
     for old in set(target.glob("*.png")) - {target / name for name in pictures}:
@@ -96,7 +96,7 @@ def _without_folder(dataset: str) -> str:
     return f"{kind}:{pathlib.Path(path).name}" if colon == ":" else dataset
 
 
-def _pictures(figures: pathlib.Path) -> dict[str, pathlib.Path]:
+def _pictures(figures: pathlib.Path, config: dict) -> dict[str, pathlib.Path]:
     """The small pictures that stand for a run, by their names under docs/results."""
     chosen = {}
     overviews = [
@@ -111,6 +111,9 @@ def _pictures(figures: pathlib.Path) -> dict[str, pathlib.Path]:
     for name in _CURVES:
         if (figures / f"{name}.png").exists():
             chosen[f"picture_{name}.png"] = figures / f"{name}.png"
+    if config["experiment"] == "server_gan" and "honest" in config["arms"]:
+        # Wang et al., figure 7.
+        chosen["picture_task_accuracy.png"] = figures / "task_accuracy.png"
     # Hitaj et al., figures 9 and 10: with and without influence, over the rounds.
     passive = sorted(figures.glob("progress_passive_[0-9]*.png"))
     if passive:

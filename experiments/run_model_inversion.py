@@ -39,7 +39,8 @@ _NETWORK = flags.DEFINE_enum_class(
     "network",
     NetworkKind.CNN,
     NetworkKind,
-    "The network: section 8.3's CNN, or a perceptron with one hidden layer.",
+    "The network: section 8.3's CNN, a perceptron with one hidden layer, or the shared "
+    "model of Wang et al. for faces.",
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Of training, at most.", lower_bound=1)
 _STOP_ACCURACY = flags.DEFINE_float(

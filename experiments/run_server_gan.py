@@ -15,6 +15,7 @@ import time
 from absl import flags
 
 from experiments import common_flags, server_gan_program, server_gan_report
+from experiments.glasses_data import build_glasses_data
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import Data, build_data
 from experiments.server_gan_program import Arm, GanSettings, Server, Settings
@@ -39,17 +40,32 @@ _ROUNDS = flags.DEFINE_integer(
 )
 _CLIENTS = flags.DEFINE_integer("clients", 10, "Their number.", lower_bound=1)
 _CLASSES = flags.DEFINE_integer(
-    "classes_per_client", 3, "Random classes of each client.", lower_bound=1
+    "classes_per_client",
+    3,
+    "Random classes of each client; with --property=glasses of the victim, the others "
+    "share out everybody else.",
+    lower_bound=1,
 )
 _PER_CLASS = flags.DEFINE_integer(
     "per_class", 100, "A client's images of each of its classes.", lower_bound=1
 )
 _VICTIM = flags.DEFINE_integer("victim", 0, "Number of the client aimed at.")
+_PROPERTY = flags.DEFINE_enum(
+    "property",
+    "turn",
+    ["turn", "glasses"],
+    "What only the victim's images have: turned by --angle, or glasses, for which "
+    "--dataset is att_faces or synthetic_faces.",
+)
 _ANGLE = flags.DEFINE_float(
     "angle", 40.0, "By which the victim's images are turned, counter-clockwise."
 )
 _AUXILIARY = flags.DEFINE_integer(
-    "auxiliary", 2000, "Images that the server has of its own.", lower_bound=1
+    "auxiliary",
+    2000,
+    "Images that the server has of its own; with --property=glasses of a person, at "
+    "most, and one of each of the victim's.",
+    lower_bound=1,
 )
 _ARMS = flags.DEFINE_list(
     "arms", ["attack", "control"], "Federations to run: attack, control, honest."
@@ -159,15 +175,22 @@ def _data(seed: int) -> Data:
     source = sources.load(
         _DATASET.value, data_dir=common_flags.DATA_DIR.value, seed=seed
     )
+    shared = {
+        "clients": _CLIENTS.value,
+        "victim": _VICTIM.value,
+        "auxiliary": _AUXILIARY.value,
+        "seed": seed,
+    }
+    if _PROPERTY.value == "glasses":
+        return build_glasses_data(
+            source, people=_CLASSES.value, per_person=_PER_CLASS.value, **shared
+        )
     return build_data(
         source,
-        clients=_CLIENTS.value,
         classes_per_client=_CLASSES.value,
         per_class=_PER_CLASS.value,
-        victim=_VICTIM.value,
         angle=_ANGLE.value,
-        auxiliary=_AUXILIARY.value,
-        seed=seed,
+        **shared,
     )
 
 
@@ -182,6 +205,7 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
         "classes_per_client": _CLASSES.value,
         "per_class": _PER_CLASS.value,
         "victim": _VICTIM.value,
+        "property": _PROPERTY.value,
         "angle": _ANGLE.value,
         "auxiliary": _AUXILIARY.value,
         "arms": [arm.value for arm in settings.arms],

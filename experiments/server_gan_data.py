@@ -1,7 +1,11 @@
-"""The data of the server's attack: who holds what, and whose pictures are turned.
+"""The data of the server's attack: who holds what, and what only the victim's have.
 
-Wang et al., section VI-B, rotate the victim's digits by InfoGAN, so that they have a
-property that nobody else's have; here `transforms.rotate` does it, exactly.
+Wang et al., section VI-B: the victim's pictures have a property that nobody else's
+have. A property is no more than the data that have it and those that have not (`Data`):
+
+- `build_data`: a turn by an angle; the paper rotates the victim's digits by InfoGAN,
+  `transforms.rotate` does it exactly;
+- `glasses_data.build_glasses_data`: glasses, of people who have pictures of both kinds.
 """
 
 import dataclasses
@@ -25,41 +29,53 @@ class Data:
       clients: each client's examples; the victim's have the property.
       control: the same without it.
       victim: the victim's number.
-      angle: of its pictures, in degrees counter-clockwise.
-      auxiliary: the server's own pictures, upright, of all classes.
+      angle: by which its pictures are turned, in degrees counter-clockwise; None where
+        the property is another one.
+      words: what pictures with and without the property are called.
+      auxiliary: the server's own pictures, all without the property.
       test: the shared model is tested on it.
-      heldout: real pictures that nobody holds, upright; for templates and reference.
-      judge: the judge's part, upright and turned.
+      with_property: real pictures that nobody holds, for reference and templates; of
+        each of the victim's classes two or more.
+      without_property: real pictures for templates; the builder says whose.
+      judge: the judge's part, with and without the property; none of it is in
+        `with_property` or `without_property`.
+      gallery: among whose people the person nearest to a picture is sought; None where
+        classes are no people.
     """
 
     source: Source
     clients: list[Examples]
     control: list[Examples]
     victim: int
-    angle: float
+    angle: float | None
+    words: tuple[str, str]
     auxiliary: Examples
     test: Examples
-    heldout: Examples
+    with_property: Examples
+    without_property: Examples
     judge: Examples
+    gallery: Examples | None = None
 
     @property
     def held(self) -> list[int]:
         """The victim's classes, ascending."""
         return np.unique(self.clients[self.victim].labels).tolist()
 
-    def turned(self, images: np.ndarray) -> np.ndarray:
-        """Gives pictures the victim's property."""
-        return transforms.rotate(images, self.angle).astype(np.float32)
+    def templates(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean real pictures `[H, W, C]` of a class with and without the property."""
+        both = (self.with_property, self.without_property)
+        with_it, without = (part.of_class(label).images.mean(axis=0) for part in both)
+        return with_it, without
 
     def others_images(self, label: int) -> np.ndarray:
-        """Other clients' pictures of a class; held-out ones where none has it."""
+        """Other clients' pictures of a class; where none has it, others without."""
         held = [
             data.of_class(label).images
             for number, data in enumerate(self.clients)
             if number != self.victim
         ]
         images = np.concatenate(held)
-        return images if len(images) else self.heldout.of_class(label).images
+        return images if len(images) else self.without_property.of_class(label).images
 
 
 def build_data(
@@ -74,6 +90,9 @@ def build_data(
     seed: int,
 ) -> Data:
     """Shares a source out and turns the victim's pictures.
+
+    Templates are of pictures that nobody holds; `without_property` are these, upright,
+    and `with_property` the same ones, turned.
 
     Args:
       source: pictures of 32x32 lose a border of 2, which is empty in digits.
@@ -115,23 +134,25 @@ def build_data(
     )
     server, test, heldout = _shared_out(pools.reference, auxiliary)
     _check_heldout(heldout, np.unique(upright[victim].labels), auxiliary)
-    turned = Examples(
-        transforms.rotate(upright[victim].images, angle).astype(np.float32),
-        upright[victim].labels,
-    )
-    judge = pools.judge
-    both = np.concatenate([judge.images, transforms.rotate(judge.images, angle)])
+    turned = _turned(upright[victim], angle)
     return Data(
         source=source,
         clients=[turned if i == victim else one for i, one in enumerate(upright)],
         control=upright,
         victim=victim,
         angle=angle,
+        words=("turned", "upright"),
         auxiliary=server,
         test=test,
-        heldout=heldout,
-        judge=Examples(both.astype(np.float32), np.tile(judge.labels, 2)),
+        with_property=_turned(heldout, angle),
+        without_property=heldout,
+        judge=Examples.concatenate([pools.judge, _turned(pools.judge, angle)]),
     )
+
+
+def _turned(examples: Examples, angle: float) -> Examples:
+    images = transforms.rotate(examples.images, angle).astype(np.float32)
+    return Examples(images, examples.labels)
 
 
 def _shared_out(

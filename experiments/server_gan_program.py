@@ -3,7 +3,7 @@
 Wang et al., INFOCOM 2019. The arms of a run differ in one thing each:
 
 - attack: the server attacks, passively or actively, and the victim's pictures have a
-  property (a rotation) that nobody else's have;
+  property (a rotation, glasses) that nobody else's have;
 - control: the same server, settings and seed, but the victim's pictures have it not;
 - honest: the federation of the attack arm under an honest server, for Fig. 7.
 """
@@ -23,6 +23,7 @@ from computations.malicious_server import build_active_mgan, build_passive_mgan
 from computations.representatives import build_find_representatives
 from experiments.evaluation import build_accuracy, build_judge
 from experiments.fed_avg_arm import FedAvgArm, shared_weights
+from experiments.report_parts import metrics_rows, series_of
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import Data
 from experiments.server_gan_state import attack_metrics, attack_state
@@ -35,7 +36,14 @@ from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.data.sources import Examples
 from tff_leak.errors import InputError
 from tff_leak.metrics import properties
-from tff_leak.metrics.properties import PropertyInputs, evaluate_properties
+from tff_leak.metrics.feature_distances import sample_quality
+from tff_leak.metrics.identity import evaluate_people
+from tff_leak.metrics.judge import Judge
+from tff_leak.metrics.properties import (
+    PropertyInputs,
+    evaluate_properties,
+    nearer_share,
+)
 from tff_leak.models import classifiers, discriminators, generators
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.network import Network
@@ -56,6 +64,8 @@ from tff_leak.threat import (
 SNAPSHOT_SAMPLES = 20
 FINAL_SAMPLES = 100
 """Of each class and identity."""
+QUALITY_SAMPLES = 400
+"""Of all classes together: Table III's."""
 FIXED_ATTACK_FIELDS = ("gan", "representatives", "other_representatives")
 """Fields of `ServerGan` that the program sets, and no flag."""
 FIXED_MATCHING_FIELDS = ("local_rate", "local_steps")
@@ -88,7 +98,8 @@ class GanSettings:
       momentum: Adam's first; the paper's is 0.5.
       batch_size: of each kind of pictures in a step (not in the text).
       planes: of the first convolution of classifier and discriminator; 32 in Table I.
-      base_filters: of G's last hidden layer; 96 in Table I.
+      base_filters: of G's last hidden layer; 96 in Table I, 64 in Table II.
+      patch_planes: of the patch discriminator's first convolution, where there is one.
     """
 
     learning_rate: float = 0.0002
@@ -96,9 +107,10 @@ class GanSettings:
     batch_size: int = 64
     planes: int = 32
     base_filters: int = 96
+    patch_planes: int = 32
 
     def __post_init__(self):
-        for name in ("learning_rate", "planes", "base_filters"):
+        for name in ("learning_rate", "planes", "base_filters", "patch_planes"):
             if not getattr(self, name) > 0:
                 raise InputError(
                     f"gan {name} is {getattr(self, name)}: expected a positive number; "
@@ -277,12 +289,23 @@ def draw(
     """
     held = experiment.data.held
     pairs = [(label, identity) for label in held for identity in (VICTIM, OTHER)]
+    return _draw(experiment, state, pairs, count, round_num)
+
+
+def _draw(
+    experiment: Experiment,
+    state: Any,
+    pairs: Sequence[tuple[int, int]],
+    count: int,
+    stream: int,
+) -> dict[tuple[int, int], np.ndarray]:
+    """As `draw`, of any pairs; `stream` is the round, or beyond the last one."""
     asked = Asked(
         tf.constant(np.repeat([p[0] for p in pairs], count), tf.int32),
         tf.constant(np.repeat([p[1] for p in pairs], count), tf.int32),
     )
     root = seeding.root(experiment.settings.seed)
-    seed = seeding.derive(root, Role.SAMPLES, round_num)
+    seed = seeding.derive(root, Role.SAMPLES, stream)
     images = server_gan.sample(experiment.attack, attack_state(state), asked, seed)
     parts = np.split(images.numpy(), len(pairs))
     return dict(zip(pairs, parts, strict=True))
@@ -315,6 +338,27 @@ def evaluate(
         for arm, state in states.items()
     }
     summary = {
+        **_outline(experiment),
+        "task_accuracy": accuracy,
+        "task_accuracy_by_round": _accuracy_by_round(directory),
+        "judge_accuracy": judge.accuracy(
+            Examples.concatenate([data.without_property, data.with_property])
+        ),
+        "template_check": _template_check(data),
+        "seconds": clock.seconds(),
+        **scores,
+    }
+    if data.gallery is not None:
+        summary["identity"] = evaluate_people(inputs, data.gallery)
+        summary["quality"] = _quality(experiment, states, judge)
+    atomic_write_json(directory.summary, summary)
+    return Evaluation(summary, inputs)
+
+
+def _outline(experiment: Experiment) -> dict[str, Any]:
+    """What was run."""
+    settings, data = experiment.settings, experiment.data
+    return {
         "experiment": "server_gan",
         "dataset": data.source.name,
         "synthetic": data.source.synthetic,
@@ -324,19 +368,71 @@ def evaluate(
         "mode": settings.deviations.mode.value,
         "victim": data.victim,
         "angle": data.angle,
-        "task_accuracy": accuracy,
-        "judge_accuracy": judge.accuracy(_both_ways(data)),
-        "seconds": clock.seconds(),
-        **scores,
+        "words": list(data.words),
     }
-    atomic_write_json(directory.summary, summary)
-    return Evaluation(summary, inputs)
 
 
-def _both_ways(data: Data) -> Examples:
-    """Held-out pictures, which the judge has not seen, upright and turned."""
-    images = [data.heldout.images, data.turned(data.heldout.images)]
-    return Examples(np.concatenate(images), np.tile(data.heldout.labels, 2))
+def _template_check(data: Data) -> list[dict[str, Any]]:
+    """What the templates say of real pictures that they are not made of.
+
+    Of faces the reference is what the template with the property is made of, so that
+    its own figures say nothing about the templates.
+
+    Returns:
+      For each of the victim's classes `target`, and the share of its pictures (`with`)
+      and of its pictures in the control (`without`) that are nearer to the template
+      with the property: 1 and 0 if the templates are right about all of them.
+    """
+    return [
+        {
+            "target": label,
+            **{
+                name: nearer_share(
+                    federation[data.victim].of_class(label).images,
+                    *data.templates(label),
+                )
+                for name, federation in (
+                    ("with", data.clients),
+                    ("without", data.control),
+                )
+            },
+        }
+        for label in data.held
+    ]
+
+
+def _accuracy_by_round(directory: RunDirectory) -> dict[str, list[float]]:
+    """The shared model's after each round, by arm (Fig. 7)."""
+    curves = series_of(
+        metrics_rows(directory), [arm.value for arm in Arm], "task_accuracy"
+    )
+    return {arm: values for arm, (_, values) in curves.items()}
+
+
+def _quality(
+    experiment: Experiment, states: Mapping[Arm, Any], judge: Judge
+) -> dict[str, Any]:
+    """Table III's measure, and better ones beside it, by arm that has a generator.
+
+    Pictures of every class, as many of each, asked for as the victim's, against all
+    real ones, as the paper's are of no class in particular. Of the victim's classes
+    alone there are too few real pictures.
+    """
+    source = experiment.data.source
+    each = -(-QUALITY_SAMPLES // source.num_classes)
+    pairs = [(label, VICTIM) for label in range(source.num_classes)]
+    stream = experiment.settings.rounds + 2
+    return {
+        arm.value: sample_quality(
+            np.concatenate(
+                list(_draw(experiment, state, pairs, each, stream).values())
+            ),
+            source.train.images,
+            judge,
+        )
+        for arm, state in states.items()
+        if arm is not Arm.HONEST
+    }
 
 
 def _matching(settings: Settings, data: Data) -> Representatives:
@@ -376,7 +472,7 @@ def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, Serv
     else:
         network = classifiers.wang_att(classes, gan.planes)
         discriminator = discriminators.wang_att_multitask(classes, gan.planes)
-        generator = generators.wang_att(classes)
+        generator = generators.wang_att(classes, gan.base_filters)
     adam = tff.learning.optimizers.build_adam(gan.learning_rate, beta_1=gan.momentum)
     attack = ServerGan(
         MultitaskGan(
@@ -386,7 +482,7 @@ def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, Serv
             adam,
             gan.batch_size,
             settings.deviations,
-            discriminators.patches(data.source.image_shape)
+            discriminators.patches(data.source.image_shape, gan.patch_planes)
             if settings.deviations.local_reality
             else None,
         ),
@@ -429,11 +525,11 @@ def _inputs(
     drawn: Mapping[Arm, Mapping[tuple[int, int], np.ndarray]],
     state: server_gan.State,
 ) -> PropertyInputs:
-    heldout = data.heldout.of_class(label).images
-    turned = data.turned(heldout)
+    reference = data.with_property.of_class(label).images
+    template_with, template_without = data.templates(label)
     sets = {
         properties.VICTIM: drawn[Arm.ATTACK][label, VICTIM],
-        properties.REFERENCE: turned[:FINAL_SAMPLES],
+        properties.REFERENCE: reference[:FINAL_SAMPLES],
     }
     if settings.server is Server.PASSIVE:
         # An active server's generator learns no identities.
@@ -452,8 +548,8 @@ def _inputs(
         sets=sets,
         private=data.clients[data.victim].of_class(label).images,
         others=data.others_images(label),
-        template_with=turned.mean(axis=0),
-        template_without=heldout.mean(axis=0),
+        template_with=template_with,
+        template_without=template_without,
     )
 
 

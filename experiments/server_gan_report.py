@@ -34,11 +34,12 @@ _ROWS = {
     properties.VICTIM: "asked as victim",
     properties.CONTROL: "control as victim",
 }
+# {0} and {1}: what pictures with and without the property are called.
 _SCORES = {
     "judge share": "judge_share",
-    "correlation, turned": "template_with",
-    "correlation, upright": "template_without",
-    "nearer to turned": "nearer_share",
+    "correlation, {0}": "template_with",
+    "correlation, {1}": "template_without",
+    "nearer to {0}": "nearer_share",
     "SSIM to victim's": "ssim_private",
     "SSIM to others'": "ssim_others",
     "margin": "margin",
@@ -80,11 +81,13 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
 
     Returns:
       (text, kind). 'leak' when for at least 80% of the victim's classes the pictures
-      asked for as the victim's are nearer to turned ones and those asked for as others'
-      to upright ones, the judge names at least 80% of them, and they vary half as much
-      as real ones; 'none' when for no class; otherwise 'partial'. Where the control's
-      pictures are nearer to turned ones in most cases, 'undefined'.
+      asked for as the victim's are nearer to real ones with the property and those
+      asked for as others' to those without, the judge names at least 80% of them, and
+      they vary half as much as real ones; 'none' when for no class; otherwise
+      'partial'. Where the control's pictures are nearer to those with the property in
+      most cases, 'undefined'.
     """
+    with_it, without = summary["words"]
     pooled = summary["pooled"]
     victim = pooled["sets"][properties.VICTIM]
     control = pooled["sets"].get(properties.CONTROL)
@@ -92,14 +95,14 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     ratio = victim["diversity_ratio"] or 0.0
     good = victim["judge_share"] >= REACHED_SHARE and ratio >= REACHED_DIVERSITY
     if control is not None and control["nearer_share"] > 0.5:
-        kind, opening = "undefined", "The control looks turned as well."
+        kind, opening = "undefined", f"The control's pictures are {with_it} as well."
     elif share == 0 or (gained is not None and gained <= 0):
         kind, opening = "none", "The server did not draw what is the victim's."
     elif share >= REACHED_SHARE and good:
         kind, opening = "leak", "The server drew the victim's own kind of pictures."
     else:
         kind, opening = "partial", "The server drew what is the victim's in part."
-    told = _told(pooled)
+    told = _told(pooled, with_it, without)
     quality = (
         f"The judge names {victim['judge_share']:.0%} of them rightly; they vary "
         f"{ratio:.2f} times as much as real pictures do."
@@ -107,13 +110,13 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     checked = (
         "No control was run."
         if control is None
-        else f"In the control, where the victim's pictures are upright, "
-        f"{control['nearer_share']:.0%} are nearer to turned ones."
+        else f"In the control, where the victim's pictures are {without}, "
+        f"{control['nearer_share']:.0%} are nearer to those {with_it}."
     )
     return "\n\n".join([opening, told, f"{quality} {checked}"]), kind
 
 
-def _told(pooled: Mapping[str, Any]) -> str:
+def _told(pooled: Mapping[str, Any], with_it: str, without: str) -> str:
     """Which way the pictures lean."""
     victim = pooled["sets"][properties.VICTIM]
     other = pooled["sets"].get(properties.OTHER)
@@ -121,12 +124,12 @@ def _told(pooled: Mapping[str, Any]) -> str:
     text = (
         f"For {pooled['succeeded']:.0%} of the victim's classes "
         f"({_listed(pooled['targets'])}) the pictures asked for as the victim's are on "
-        f"average nearer to turned real pictures, and {against} to upright ones. Of "
-        f"single pictures {victim['nearer_share']:.0%} of the first"
+        f"average nearer to real pictures {with_it}, and {against} to those {without}. "
+        f"Of single pictures {victim['nearer_share']:.0%} of the first"
     )
     if other is not None:
         text += f" and {other['nearer_share']:.0%} of the second"
-    return text + " are nearer to turned ones."
+    return f"{text} are nearer to those {with_it}."
 
 
 def _overview(
@@ -137,37 +140,48 @@ def _overview(
     figures.save(together, directory.figures / "attack_all.png")
     pictures = [("All classes: the first of each set", figures.png(together))]
     for one in drawn:
-        sets = {"others": one.others, "private": one.private, **one.sets}
+        sets = _sets_of(one)
         # Not chosen: the first of each.
         rows = {
-            text: sets[name][:_COLUMNS]
+            text: _first(sets[name], _COLUMNS // 2)
             for name, text in _ROWS.items()
-            if name in sets and len(sets[name]) >= _PER_CLASS
+            if name in sets
         }
-        columns = min(_COLUMNS // 2, *(len(images) for images in rows.values()))
-        grid = figures.picture_rows(
-            {text: images[:columns] for text, images in rows.items()}
-        )
+        grid = figures.picture_rows(rows)
         figures.save(grid, directory.figures / f"attack_{one.target}.png")
         name = experiment.data.source.class_names[one.target]
         pictures.append((f"Class {name}: the first of each set", figures.png(grid)))
+    with_it, without = experiment.data.words
     text = (
-        "Only the victim's pictures are turned. The server has upright pictures of all "
-        "classes and the clients' updates. Representatives are what it found in the "
-        "victim's updates (section V-E); below them is what its generator draws when "
-        "asked for the class as others' and as the victim's. Pictures are not selected."
+        f"Only the victim's pictures are {with_it}. The server has the clients' "
+        f"updates and pictures of its own, all {without}. Representatives are what it "
+        "found in the victim's updates (section V-E); below them is what its generator "
+        "draws when asked for the class as others' and as the victim's. Pictures are "
+        "not selected; where there are fewer than columns, they are repeated."
     )
     return html.Section("What the server drew", text, figures=pictures, wide=True)
 
 
 def _together(drawn: Sequence[PropertyInputs]) -> figure.Figure:
     """The first pictures of the sets that all classes have, classes side by side."""
-    parts = [{"others": o.others, "private": o.private, **o.sets} for o in drawn]
+    parts = [_sets_of(one) for one in drawn]
     rows = {}
     for name, text in _ROWS.items():
-        if all(name in sets and len(sets[name]) >= _PER_CLASS for sets in parts):
-            rows[text] = np.concatenate([sets[name][:_PER_CLASS] for sets in parts])
+        if all(name in sets for sets in parts):
+            first = [_first(sets[name], _PER_CLASS) for sets in parts]
+            rows[text] = np.concatenate(first)
     return figures.picture_rows(rows)
+
+
+def _sets_of(one: PropertyInputs) -> dict[str, np.ndarray]:
+    """All sets of a class that are not empty, the real ones among them."""
+    sets = {"others": one.others, "private": one.private, **one.sets}
+    return {name: images for name, images in sets.items() if len(images)}
+
+
+def _first(images: np.ndarray, count: int) -> np.ndarray:
+    """The first pictures, from the start again where there are fewer."""
+    return images[np.arange(count) % len(images)]
 
 
 def _over_rounds(experiment: Experiment, directory: RunDirectory) -> html.Section:
@@ -184,8 +198,11 @@ def _over_rounds(experiment: Experiment, directory: RunDirectory) -> html.Sectio
             drawings[name] = figures.curves(series, name)
     leaning = _leaning(experiment, directory)
     if leaning:
+        words = experiment.data.words
         drawings["leaning"] = figures.curves(
-            leaning, "correlation with turned - upright", levels={"neither": 0.0}
+            leaning,
+            f"correlation with those {words[0]} less {words[1]}",
+            levels={"neither": 0.0},
         )
     pictures = []
     for name, drawing in drawings.items():
@@ -203,18 +220,15 @@ def _leaning(
 ) -> dict[str, tuple[list[int], list[float]]]:
     """Mean of the correlations' difference on snapshots, by arm and identity."""
     data = experiment.data
-    templates = {}
-    for label in data.held:
-        upright = data.heldout.of_class(label).images
-        templates[label] = (data.turned(upright).mean(axis=0), upright.mean(axis=0))
+    templates = {label: data.templates(label) for label in data.held}
     series: dict[str, tuple[list[int], list[float]]] = {}
     names = {VICTIM: "as victim", OTHER: "as other"}
     for round_num, sets in load_looks(directory).items():
         found: dict[str, list[float]] = {}
         for (arm, label, identity), images in sets.items():
-            turned, upright = templates[label]
-            lean = template_correlation(images, turned)
-            lean = lean - template_correlation(images, upright)
+            with_it, without = templates[label]
+            lean = template_correlation(images, with_it)
+            lean = lean - template_correlation(images, without)
             found.setdefault(f"{arm}, {names[identity]}", []).append(float(lean.mean()))
         for name, values in found.items():
             xs, ys = series.setdefault(name, ([], []))
@@ -224,7 +238,8 @@ def _leaning(
 
 
 def _tables(summary: Mapping[str, Any]) -> html.Section:
-    header = ["set", "samples", *_SCORES]
+    words = summary["words"]
+    header = ["set", "samples", *(name.format(*words) for name in _SCORES)]
 
     def rows(one):
         return [
@@ -236,14 +251,50 @@ def _tables(summary: Mapping[str, Any]) -> html.Section:
     tables += [
         (f"Class {one['target']}", header, rows(one)) for one in summary["targets"]
     ]
+    checked = [
+        [one["target"], one["with"], one["without"]]
+        for one in summary["template_check"]
+    ]
+    header = ["class", f"the victim's, {words[0]}", f"the control's, {words[1]}"]
+    tables.append((f"Real pictures nearer to {words[0]}", header, checked))
+    tables += _people_and_quality(summary)
     text = (
         "Victim and other: pictures drawn when asked for as the one or the other. "
-        "Control: as the victim's, where its pictures are upright. Reference: real "
-        "held-out pictures, turned. Correlation: with the mean of real pictures; "
+        f"Control: as the victim's, where its pictures are {words[1]}. Reference: real "
+        f"held-out pictures, {words[0]}. Correlation: with the mean of real pictures; "
         "margin: SSIM to the nearest of the victim's pictures less that to the nearest "
-        "of others' of the class."
+        "of others' of the class. How far the templates can be trusted say real "
+        "pictures that they are not made of."
     )
     return html.Section("All figures", text, tables=tables)
+
+
+def _people_and_quality(summary: Mapping[str, Any]) -> list[tuple]:
+    """Tables that only faces have: whom pictures show, and Table III's score."""
+    if "identity" not in summary:
+        return []
+    people = summary["identity"]
+    header = ["person", *people["pooled"]["sets"]]
+    rows = [
+        [name, *(one["sets"][key] for key in header[1:])]
+        for name, one in (
+            *((one["target"], one) for one in people["targets"]),
+            ("all", people["pooled"]),
+        )
+    ]
+    nearest = f"Share whose nearest picture of {people['people']} people is the right"
+    quality = summary["quality"]
+    columns = list(next(iter(quality.values())))
+    scored = [[arm, *(one[key] for key in columns)] for arm, one in quality.items()]
+    names = [column.replace("_", " ") for column in columns]
+    return [
+        (f"{nearest} person's", header, rows),
+        (
+            "All classes, as the victim's, against real pictures",
+            ["arm", *names],
+            scored,
+        ),
+    ]
 
 
 def _every_picture(drawn: Sequence[PropertyInputs]) -> html.Section:
@@ -268,14 +319,15 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
     pooled = summary["pooled"]
     victim = pooled["sets"][properties.VICTIM]
     other = pooled["sets"].get(properties.OTHER, {})
+    with_it, without = summary["words"]
     return [
         ("classes that lean as they should", pooled["succeeded"]),
         ("recovered", pooled["recovered"]),
-        ("correlation with turned, as victim", victim["template_with"]),
-        ("correlation with upright, as victim", victim["template_without"]),
-        ("correlation with turned, as other", other.get("template_with", _NOT_ASKED)),
+        (f"correlation, {with_it}, as victim", victim["template_with"]),
+        (f"correlation, {without}, as victim", victim["template_without"]),
+        (f"correlation, {with_it}, as other", other.get("template_with", _NOT_ASKED)),
         (
-            "correlation with upright, as other",
+            f"correlation, {without}, as other",
             other.get("template_without", _NOT_ASKED),
         ),
         ("judge share, as victim", victim["judge_share"]),

@@ -23,7 +23,8 @@ def _binary(preset: pathlib.Path) -> str:
     if preset.stem.startswith("keys_"):
         return "run_key_protected"
     if preset.stem.startswith("mgan"):
-        return "run_server_gan"
+        inverted = "inversion" in preset.stem
+        return "run_model_inversion" if inverted else "run_server_gan"
     if preset.stem.startswith("leak_matrix"):
         return "run_leak_matrix"
     if preset.stem.startswith(("inversion_", "first_layer_", "membership_")):
@@ -78,6 +79,8 @@ def test_a_quick_one_is_another_preset_made_shorter(preset):
         assert quick.get(key) == whole.get(key)
     for key in ("study", "adversaries", "keys", "angle", "mode", "server", "clients"):
         assert quick.get(key) == whole.get(key)
+    for key in ("property", "classes_per_client", "per_class", "auxiliary", "network"):
+        assert quick.get(key) == whole.get(key) or quick.get("dataset") == "mnist"
     if "matrix" in whole:  # Its runs are shorter; test_leak_matrix_cells has them.
         assert quick["matrix"] == whole["matrix"]
         assert (quick.get("quick"), whole.get("quick")) == ("true", None)

@@ -262,3 +262,16 @@ def test_some_attacks_are_not_all_of_them(names):
     usual = map(list, matrix.quick)
     of_quick |= dict(zip(("attacks", "defences"), usual, strict=True))
     assert presets_lib.differences(quick, of_quick) == []
+
+
+@pytest.mark.parametrize(
+    "arms, kept", [(["attack", "honest"], True), (["attack"], False)]
+)
+def test_a_servers_attack_beside_an_honest_arm_shows_its_accuracy(tmp_path, arms, kept):
+    for name in ("attack_all", "attack_3", "task_accuracy"):
+        (tmp_path / f"{name}.png").write_bytes(b"figure")
+    config = {"experiment": "server_gan", "arms": arms}
+    found = publish_result._pictures(tmp_path, config)
+    assert found["picture.png"] == tmp_path / "attack_all.png"
+    curve = tmp_path / "task_accuracy.png" if kept else None
+    assert found.get("picture_task_accuracy.png") == curve

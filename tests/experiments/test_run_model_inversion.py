@@ -202,6 +202,18 @@ def test_only_controls_that_are_needed_are_trained(changes, names):
     assert list(experiment.arm.networks) == names
 
 
+def test_the_shared_model_of_wang_et_al_is_for_faces():
+    faces = sources.load("synthetic_faces")
+    wang = {"network": program.NetworkKind.WANG, "arms": ["attack"], "targets": [3]}
+    network = program._network(program.NetworkKind.WANG, faces)
+    assert network.input_shape == (64, 64, 1)
+    assert network.output_shape == (40,)
+    # Table II: "FC 16,384" to the people.
+    assert network.trainable_shapes[-2] == (16384, 40)
+    with pytest.raises(InputError, match=r"--network is wang with pictures of \(32"):
+        program.build_experiment(_settings(**wang), _data())
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -23,6 +23,7 @@ from experiments import evaluation as evaluation_lib
 from experiments import server_gan_program as program
 from experiments import server_gan_report
 from experiments.fed_avg_arm import FedAvgArm
+from experiments.glasses_data import build_glasses_data
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import build_data
 from experiments.server_gan_state import attack_state
@@ -73,6 +74,19 @@ def _data():
 
 
 @functools.cache
+def _faces():
+    return build_glasses_data(
+        sources.load("synthetic_faces"),
+        clients=4,
+        people=2,
+        per_person=2,
+        victim=1,
+        auxiliary=1,
+        seed=0,
+    )
+
+
+@functools.cache
 def _experiment():
     return program.build_experiment(_settings(), _data())
 
@@ -92,7 +106,10 @@ def _train(experiment, directory):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run's directory, from training to the report."""
-    path = tmp_path_factory.mktemp("finished") / "run"
+    return _finish(tmp_path_factory.mktemp("finished") / "run", _experiment())
+
+
+def _finish(path, experiment):
     with (
         RunDirectory.open(path, {"test": True}) as directory,
         pytest.MonkeyPatch.context() as patch,
@@ -101,9 +118,9 @@ def finished(tmp_path_factory):
         quick = functools.partial(evaluation_lib.train_judge, epochs=1)
         patch.setattr(evaluation_lib, "train_judge", quick)
         clock = RunClock(directory, time.monotonic())
-        states = _train(_experiment(), directory)
-        evaluation = program.evaluate(_experiment(), states, directory, clock)
-        finding = server_gan_report.write_report(_experiment(), evaluation, directory)
+        states = _train(experiment, directory)
+        evaluation = program.evaluate(experiment, states, directory, clock)
+        finding = server_gan_report.write_report(experiment, evaluation, directory)
         assert finding in html.unescape(directory.report.read_text())
     return directory, states
 
@@ -151,6 +168,19 @@ def test_figures_of_a_run(finished):
     # Real turned pictures: any figure that says otherwise is wrong.
     assert reference["nearer_share"] > 0.9
     assert reference["margin"] > 0.1
+    # Fig. 7: every arm's curve, whose last value is the model's that was scored.
+    curves = summary["task_accuracy_by_round"]
+    assert list(curves) == ["attack", "control", "honest"]
+    for arm, curve in curves.items():
+        assert len(curve) == ROUNDS
+        assert curve[-1] == pytest.approx(summary["task_accuracy"][arm])
+    assert (summary["angle"], summary["words"]) == (40.0, ["turned", "upright"])
+    # Templates are right about real pictures that they are not made of.
+    for one, label in zip(summary["template_check"], held, strict=True):
+        assert one["target"] == label
+        assert one["with"] >= 0.8 and one["without"] <= 0.2
+    # Digits are no people.
+    assert "identity" not in summary and "quality" not in summary
     kept = read_reconstructions(directory.reconstructions)
     assert kept.labels.tolist() == np.repeat(held, 100).tolist()
     assert set(kept.clients) == {1}
@@ -187,6 +217,38 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
         (directory.program_state / last, done.program_state / last),
     ):
         assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_faces_with_glasses(tmp_path):
+    """Active, as that is soonest built; the other figures are the same code's."""
+    settings = _settings(
+        rounds=2,
+        arms=[program.Arm.ATTACK, program.Arm.CONTROL],
+        server=program.Server.ACTIVE,
+        deviations=Deviations(),
+    )
+    experiment = program.build_experiment(settings, _faces())
+    directory, states = _finish(tmp_path / "run", experiment)
+    summary = json.loads(directory.summary.read_text())
+    assert summary["angle"] is None
+    assert summary["words"] == ["with glasses", "without glasses"]
+    assert summary["synthetic"] is True
+    people = summary["identity"]
+    assert people["people"] == 40
+    assert [one["target"] for one in people["targets"]] == _faces().held
+    # Of real pictures a person is nearly always the nearest.
+    assert people["pooled"]["sets"][properties.REFERENCE] >= 0.75
+    for one in people["targets"]:
+        assert set(one["sets"]) == set(summary["pooled"]["sets"])
+    assert set(summary["quality"]) == {"attack", "control"}
+    for scored in summary["quality"].values():
+        assert (scored["samples"], scored["real_samples"]) == (400, 400)
+        assert 1 <= scored["inception_score"] <= 41
+        assert scored["fid"] > 0
+    text = html.unescape(directory.report.read_text())
+    assert "correlation, with glasses" in text
+    assert "turned" not in text.split("Configuration")[0]
+    assert np.isfinite(read_reconstructions(directory.reconstructions).images).all()
 
 
 @pytest.mark.parametrize(
@@ -247,7 +309,7 @@ class TestVerdict:
             sets[properties.OTHER] = {"nearer_share": other}
         pooled = {"targets": [1, 4], "succeeded": succeeded, "sets": sets}
         pooled["recovered"] = recovered
-        return {"pooled": pooled}
+        return {"pooled": pooled, "words": ["with glasses", "without glasses"]}
 
     @pytest.mark.parametrize(
         "changes, kind",
@@ -268,6 +330,8 @@ class TestVerdict:
         text, found = server_gan_report.verdict(self._summary(**changes))
         assert found == kind
         assert "1, 4" in text
+        assert "nearer to real pictures with glasses" in text
+        assert "the victim's pictures are without glasses" in text
 
 
 @pytest.mark.parametrize(
@@ -290,7 +354,14 @@ def test_pictures_of_another_size_are_refused():
         program.build_experiment(_settings(), data)
 
 
-def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--deviations=noise=0.1", "--deviations is 'noise=0.1' with --mode=paper"),
+        ("--property=glasses", "--property is glasses with --dataset=digits"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
     output = tmp_path / "run"
     result = subprocess.run(
         [
@@ -298,7 +369,7 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
             "-m",
             "experiments.run_server_gan",
             "--dataset=digits",
-            "--deviations=noise=0.1",
+            flag,
             f"--output_dir={output}",
         ],
         cwd=ROOT,
@@ -310,6 +381,6 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
     )
     assert result.returncode == 2
     [line] = result.stderr.strip().splitlines()
-    assert line.startswith("error: --deviations is 'noise=0.1' with --mode=paper")
+    assert line.startswith(f"error: {message}")
     assert result.stdout == ""
     assert not output.exists()

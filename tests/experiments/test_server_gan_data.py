@@ -53,7 +53,7 @@ def test_pictures_are_28x28_and_lose_nothing_but_an_empty_border():
 def test_nothing_is_given_out_twice():
     """The server's, tests, held-out pictures and clients' are all different ones."""
     data = _data()
-    parts = [data.auxiliary, data.test, data.heldout, *data.control]
+    parts = [data.auxiliary, data.test, data.without_property, *data.control]
     rows = np.concatenate([part.images.reshape(len(part), -1) for part in parts])
     known = np.unique(_source().train.images[:, 2:-2, 2:-2].reshape(1797, -1), axis=0)
     # Some digits occur twice in the source itself.
@@ -72,6 +72,21 @@ def test_the_server_never_sees_a_turned_picture_but_the_judge_does():
     np.testing.assert_allclose(plain.judge.images[half:], turned, atol=1e-6)
 
 
+def test_templates_are_means_of_heldout_pictures():
+    data = _data()
+    heldout = data.without_property
+    turned = transforms.rotate(heldout.images, 40.0)
+    np.testing.assert_array_equal(data.with_property.images, turned)
+    np.testing.assert_array_equal(data.with_property.labels, heldout.labels)
+    label = data.held[1]
+    with_it, without = data.templates(label)
+    of_class = heldout.labels == label
+    np.testing.assert_array_equal(with_it, turned[of_class].mean(axis=0))
+    np.testing.assert_array_equal(without, heldout.images[of_class].mean(axis=0))
+    assert data.words == ("turned", "upright")
+    assert data.gallery is None
+
+
 def test_others_pictures_are_other_clients_or_else_held_out():
     data = _data()
     for label in range(10):
@@ -81,7 +96,9 @@ def test_others_pictures_are_other_clients_or_else_held_out():
         ]
         count = sum(map(len, held))
         expected = (
-            np.concatenate(held) if count else data.heldout.of_class(label).images
+            np.concatenate(held)
+            if count
+            else data.without_property.of_class(label).images
         )
         np.testing.assert_array_equal(others, expected)
 
@@ -102,7 +119,8 @@ def test_bad_input(changes, message):
 
 
 def test_every_class_of_the_victim_keeps_pictures_to_compare_with():
-    nobody_holds = len(_data().auxiliary) + len(_data().test) + len(_data().heldout)
+    parts = [_data().auxiliary, _data().test, _data().without_property]
+    nobody_holds = sum(map(len, parts))
     with pytest.raises(InputError, match=r"--auxiliary is \d+: .* held-out pictures"):
         for seed in range(5):
             _data(auxiliary=nobody_holds - 20, seed=seed)

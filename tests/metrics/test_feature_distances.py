@@ -87,3 +87,29 @@ def test_too_few_samples_are_not_defined():
 def test_features_of_two_judges_are_refused():
     with pytest.raises(errors.InputError, match="same judge"):
         feature_distances.fid(np.zeros((3, 4)), np.zeros((3, 5)))
+
+
+class _Shades:
+    """Stands in for a judge: features and classes follow a picture's first pixel."""
+
+    def features(self, images):
+        return np.stack([images[:, 0, 0, 0], np.zeros(len(images))], axis=1)
+
+    def all_probabilities(self, features):
+        return np.eye(2)[(features[:, 0] > 0).astype(int)]
+
+
+def test_quality_by_hand():
+    images = np.full((4, 2, 2, 1), 0.5)
+    real = images * np.array([1, 1, -1, -1])[:, None, None, None]
+    found = feature_distances.sample_quality(images, real, _Shades())
+    # Means .5 and 0; the real features' variance is 4 / 3 * .25, the samples' is 0.
+    assert found["fid"] == pytest.approx(0.25 + 1 / 3)
+    # k is (x y / 2 + 1)^3: 1.125^3 and .875^3. Of the real pairs a third is alike.
+    alike, unlike = 1.125**3, 0.875**3
+    within = alike / 3 + 2 * unlike / 3
+    expected = alike + within - 2 * (alike + unlike) / 2
+    assert found["kid"] == pytest.approx(expected)
+    assert found["inception_score"] == pytest.approx(1)
+    assert found["real_inception_score"] == pytest.approx(2)
+    assert (found["samples"], found["real_samples"]) == (4, 4)

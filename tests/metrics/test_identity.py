@@ -3,7 +3,7 @@ import pytest
 
 from tff_leak import errors
 from tff_leak.data import sources
-from tff_leak.metrics import identity, reconstruction
+from tff_leak.metrics import identity, properties, reconstruction
 
 
 def pictures(*values):
@@ -90,3 +90,22 @@ def test_pooled_over_targets_and_without_a_control():
     ]
     assert pooled["attack"] == pytest.approx((0.75 + 1) / 2)
     assert pooled["control"] is None  # one of two targets has none
+
+
+def test_people_of_a_servers_attack_by_hand():
+    def of(target, **sets):
+        return properties.PropertyInputs(
+            target, sets, *(pictures(0.0),) * 2, *(pictures(0.0)[0],) * 2
+        )
+
+    # GALLERY: see above; nearest to .6 and 1 is person 2, to what is dark person 7.
+    one = of(7, victim=pictures(-0.7, -0.5, 0.6, 1.0), representatives=pictures(0.9))
+    two = of(2, victim=pictures(0.6))
+    found = identity.evaluate_people([one, two], GALLERY)
+    assert found["people"] == 2
+    assert found["targets"] == [
+        {"target": 7, "sets": {"victim": 0.5, "representatives": 0.0}},
+        {"target": 2, "sets": {"victim": 1.0}},
+    ]
+    # What only one person has says nothing about both.
+    assert found["pooled"] == {"sets": {"victim": 0.75}}

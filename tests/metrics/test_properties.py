@@ -66,6 +66,15 @@ def test_correlation_by_hand():
     np.testing.assert_allclose(found, [1.0, -1.0, 0.5, 0.0], atol=1e-12)
 
 
+def test_nearer_share_by_hand():
+    template = np.array([[1.0, -1.0], [0.0, 0.0]])[..., np.newaxis]
+    other = template.transpose(1, 0, 2)
+    images = np.stack([template, other, 0.5 * template, np.zeros_like(template)])
+    assert properties.nearer_share(images, template, other) == 0.5
+    # A blank is as near to one as to the other: not nearer.
+    assert properties.nearer_share(images, other, template) == 0.25
+
+
 def test_a_perfect_attack():
     scores = evaluate_properties([_inputs()], _SureOf(), foreground=True)
     [one], pooled = scores["targets"], scores["pooled"]
@@ -150,6 +159,16 @@ def test_pooled_is_the_mean_over_classes():
         pooled["sets"][properties.VICTIM]["margin"], np.mean(margins)
     )
     assert pooled["sets"][properties.VICTIM]["samples"] == 25
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_set_of_one_class_alone_is_not_pooled(first):
+    found = _inputs(representatives=_bars(5, upright=True))
+    inputs = [found, _inputs()] if first else [_inputs(), found]
+    scores = evaluate_properties(inputs, _SureOf(), foreground=True)
+    assert "representatives" not in scores["pooled"]["sets"]
+    with_it = scores["targets"][0 if first else 1]
+    assert "representatives" in with_it["sets"]
 
 
 def test_without_a_control_nothing_is_said_to_be_recovered():

@@ -76,6 +76,25 @@ def test_shapes_and_parameter_count(network, inputs, outputs, parameters):
     assert [s.shape for s in statistics] == [s.shape for s in weights.statistics]
 
 
+@pytest.mark.parametrize(
+    "network, widths",
+    [
+        (generators.wang_att(base_filters=16), [128, 64, 32, 16, 1]),
+        (generators.wang_att(), [512, 256, 128, 64, 1]),
+        (discriminators.patches((64, 64, 1), planes=16), [16, 32, 32, 1]),
+        (discriminators.patches((64, 64, 1)), [32, 64, 64, 1]),
+    ],
+)
+def test_width(network, widths):
+    kernels = [shape for shape in network.trainable_shapes if len(shape) == 4]
+    if "generator" in network.name:
+        # Transposed: outputs before inputs.
+        assert kernels[0][3] == widths[0]
+        assert [kernel[2] for kernel in kernels] == widths[1:]
+    else:
+        assert [kernel[3] for kernel in kernels] == widths
+
+
 def test_flattening_before_the_first_dense_layer_is_256_as_in_the_text():
     assert classifiers.hitaj_mnist().trainable_shapes[4] == (256, 200)
 

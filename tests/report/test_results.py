@@ -199,12 +199,81 @@ def test_a_server_gan_has_a_row_for_each_class(tmp_path):
     assert "All attacks" not in page
     _, _, first, second = [line for line in page.splitlines() if line[:1] == "|"]
     cells = [cell.strip() for cell in first.strip("|").split("|")]
-    assert cells[:7] == ["3", "passive", "paper", "2", "-35", "4", "yes"]
+    assert cells[:7] == ["3", "passive", "paper", "2", "turned by -35", "4", "yes"]
     assert [float(cell) for cell in cells[7:12]] == [0.61, 0.42, 0.33, 0.78, 0.07]
     assert cells[12] == "not run"
     assert [float(cell) for cell in cells[13:]] == [0.27, 0.85, 0.55, 0.58]
     assert "| no |" in second
     assert "not run" not in second
+
+
+def test_a_server_gan_on_faces_has_more_tables(tmp_path):
+    scored = {"template_with": 0.6, "template_without": 0.5, "margin": 0.1}
+    scored |= {"judge_share": 0.9, "diversity_ratio": 0.4, "nearer_share": 0.75}
+    sets = {"victim": scored, "reference": scored, "control": scored}
+    people = {"victim": 0.8, "reference": 1.0, "control": 0.7}
+    quality = {"samples": 400, "real_samples": 400, "inception_score": 1.5}
+    quality |= {"real_inception_score": 20.5, "fid": 7.25, "kid": 0.5}
+    summary = {
+        "experiment": "server_gan",
+        "seed": 0,
+        "server": "active",
+        "mode": "paper",
+        "victim": 0,
+        "angle": None,
+        "words": ["with glasses", "without glasses"],
+        "task_accuracy": {"attack": 0.5, "honest": 0.6},
+        "task_accuracy_by_round": {
+            "attack": [0.1, 0.2, 0.3, 0.35, 0.5],
+            "honest": [0.1, 0.2, 0.3, 0.4, 0.6],
+        },
+        "targets": [{"target": 18, "succeeded": True, "sets": sets}],
+        "identity": {"targets": [{"target": 18, "sets": people}]},
+        "template_check": [{"target": 18, "with": 1.0, "without": 0.25}],
+        "quality": {"attack": quality},
+    }
+    _write(tmp_path, "mgan_fig5_active", summary)
+    page = results.render(tmp_path, {"mgan_fig5_active": "What it is."})
+    lines = [line for line in page.splitlines() if line[:1] == "|"]
+    tables = [lines[start : start + 3] for start in (0, 3)] + [lines[6:]]
+    found = []
+    for header, _, *rows in tables:
+        names = [cell.strip() for cell in header.strip("|").split("|")]
+        found += [
+            dict(
+                zip(names, (c.strip() for c in row.strip("|").split("|")), strict=True)
+            )
+            for row in rows
+        ]
+    faces, scores, attack, honest = found
+    assert faces["property"] == "with glasses"
+    assert faces["as other: with"] == ""
+    assert faces["victim: nearer to with"] == "0.750"
+    assert faces["control: right person nearest"] == "0.700"
+    assert faces["real control's: nearer to with"] == "0.250"
+    assert scores["arm"] == "attack"
+    assert scores["Inception Score (judge)"] == "1.500"
+    assert (scores["of real pictures"], scores["KID"]) == ("20.500", "0.500")
+    assert attack["accuracy, round 4"] == "0.350"
+    assert attack["largest lag behind honest"] == "0.100"
+    assert honest["accuracy, round 5"] == "0.600"
+    assert honest["largest lag behind honest"] == "0.000"
+
+
+def test_model_inversion_has_the_scores_of_all_targets_together(tmp_path):
+    scores = {"inception_score": 1.25, "fid": 12.5, "kid": 0.75}
+    real = {"inception_score": 30.5, "fid": 3.5, "kid": 0.125}
+    summary = _summary(0, 0.4) | {"experiment": "model_inversion", "network": "wang"}
+    summary["epochs"] = 7
+    pooled = summary["pooled"]
+    pooled["attack"] = pooled["attack"] | scores | {"samples": 400}
+    pooled["reference"] = real
+    _write(tmp_path, "mgan_fig6_inversion", summary)
+    page = results.render(tmp_path, {})
+    table = page.split("\n\n| seed | samples")[1].splitlines()
+    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
+    expected = ["0", "400", "1.250", "30.500", "12.500", "3.500", "0.750", "0.125"]
+    assert cells == expected
 
 
 def _over_seeds(mean, interval=None, seeds=2):

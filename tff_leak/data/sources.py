@@ -23,7 +23,7 @@ from google.protobuf import json_format
 from tensorflow_datasets.core import read_only_builder, registered
 
 from tff_leak import errors
-from tff_leak.data import att_faces, synthetic_faces, transforms
+from tff_leak.data import att_faces, att_glasses, synthetic_faces, transforms
 
 _OWN_SOURCES = ("digits", "mnist", "att_faces", "synthetic_faces")
 _FOLDER_PREFIX = "image_folder:"
@@ -116,6 +116,8 @@ class Source:
         synthetic: whether a program drew the images.
         foreground: whether bright strokes or objects lie on a background of exactly
             -1 (digits, MNIST); False for photographs and faces.
+        glasses: bool `[len(train)]`, whose picture shows glasses; None where it is
+            not known.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Source:
     class_names: tuple[str, ...]
     synthetic: bool
     foreground: bool
+    glasses: np.ndarray | None = None
 
     @property
     def shows_people(self) -> bool:
@@ -177,7 +180,8 @@ def load(
     if name == "synthetic_faces":
         return _load_synthetic_faces(seed)
     if name == "att_faces":
-        return _read_prepared(name, att_faces.prepare(directory))
+        source = _read_prepared(name, att_faces.prepare(directory))
+        return dataclasses.replace(source, glasses=att_glasses.wears_glasses())
     return _read_prepared(name, _find_prepared(name, directory))
 
 
@@ -210,6 +214,7 @@ def _load_synthetic_faces(seed: int) -> Source:
         class_names=tuple(f"synthetic {person + 1}" for person in range(people)),
         synthetic=True,
         foreground=False,
+        glasses=faces.glasses,
     )
 
 

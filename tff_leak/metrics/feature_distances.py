@@ -5,10 +5,17 @@ trained on photographs, so the figures compare with each other and not with thos
 other papers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy import linalg
 
 from tff_leak import errors
+
+if TYPE_CHECKING:
+    from tff_leak.metrics.judge import Judge
 
 _BLOCK = 1000
 
@@ -92,6 +99,35 @@ def inception_score(probabilities: np.ndarray) -> float | None:
     marginal = p.mean(axis=0, keepdims=True)
     ratio = np.log(np.maximum(p, tiny)) - np.log(np.maximum(marginal, tiny))
     return float(np.exp((p * ratio).sum(axis=1).mean()))
+
+
+def sample_quality(images: np.ndarray, real: np.ndarray, judge: Judge) -> dict:
+    """Inception Score, FID and KID of samples against real pictures, ready for JSON.
+
+    The same score of the real pictures stands beside them. Pictures that the judge was
+    trained on may be among these: their score is then too good, not the samples'.
+
+    Args:
+      images: float [n, H, W, C] in [-1, 1].
+      real: float [m, H, W, C] in [-1, 1].
+      judge: the feature network.
+
+    Returns:
+      {samples, real_samples, inception_score, real_inception_score, fid, kid}; None
+      where a figure is not defined.
+    """
+    features, of_real = judge.features(images), judge.features(real)
+    scores = [
+        inception_score(judge.all_probabilities(part)) for part in (features, of_real)
+    ]
+    return {
+        "samples": len(images),
+        "real_samples": len(real),
+        "inception_score": scores[0],
+        "real_inception_score": scores[1],
+        "fid": fid(features, of_real),
+        "kid": kid(features, of_real),
+    }
 
 
 def _mean_over_pairs(x: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from tff_leak.metrics import similarity
 
 if TYPE_CHECKING:
     from tff_leak.data.sources import Examples
+    from tff_leak.metrics.properties import PropertyInputs
     from tff_leak.metrics.reconstruction import TargetInputs
 
 
@@ -87,6 +88,44 @@ def evaluate_identity(
         "people": len(np.unique(gallery.labels)),
         "targets": targets,
         "pooled": {name: mean(name) for name in shares},
+    }
+
+
+def evaluate_people(inputs: Sequence[PropertyInputs], gallery: Examples) -> dict:
+    """Whom the sets of a server's attack show, class by class and pooled.
+
+    Args:
+      inputs: one entry a person, at least one; see `PropertyInputs`.
+      gallery: pictures of all people, none of them in the reference.
+
+    Returns:
+      {"people": number of people in the gallery, "targets": [{"target", "sets"}],
+      "pooled": {"sets"}}, ready for JSON; `sets` has for each set the share of its
+      pictures whose nearest one is the person's, pooled the mean over persons of the
+      sets that all have.
+    """
+    targets = [
+        {
+            "target": int(one.target),
+            "sets": {
+                name: identity_share(images, gallery, one.target)
+                for name, images in one.sets.items()
+            },
+        }
+        for one in inputs
+    ]
+    shared = [
+        name
+        for name in targets[0]["sets"]
+        if all(name in one["sets"] for one in targets)
+    ]
+    pooled = {
+        name: float(np.mean([one["sets"][name] for one in targets])) for name in shared
+    }
+    return {
+        "people": len(np.unique(gallery.labels)),
+        "targets": targets,
+        "pooled": {"sets": pooled},
     }
 
 

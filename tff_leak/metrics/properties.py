@@ -76,6 +76,20 @@ def template_correlation(images: np.ndarray, template: np.ndarray) -> np.ndarray
     return np.divide(flat @ wanted, lengths, out=np.zeros(len(flat)), where=lengths > 0)
 
 
+def nearer_share(images: np.ndarray, with_it: np.ndarray, without: np.ndarray) -> float:
+    """Share of pictures that correlate more with one template than with the other.
+
+    Args:
+      images: float `[n, H, W, C]`, n at least 1.
+      with_it: template with the property, `[H, W, C]`.
+      without: the same without it.
+    """
+    closer = template_correlation(images, with_it) > template_correlation(
+        images, without
+    )
+    return float(closer.mean())
+
+
 def evaluate_properties(
     inputs: Sequence[PropertyInputs], judge: Judge, *, foreground: bool
 ) -> dict:
@@ -106,7 +120,12 @@ def evaluate_properties(
     if not inputs:
         raise InputError("no class to score: expected at least one that a victim holds")
     targets = [_evaluate(one, judge, foreground) for one in inputs]
-    names = targets[0]["sets"]
+    # A set that only some classes have says nothing about the pooled ones.
+    names = [
+        name
+        for name in targets[0]["sets"]
+        if all(name in one["sets"] for one in targets)
+    ]
     pooled_sets = {
         name: {
             key: _mean([one["sets"][name][key] for one in targets])
@@ -169,7 +188,7 @@ def _score(
         "judge_share": float((named == one.target).mean()),
         "template_with": float(with_it.mean()),
         "template_without": float(without.mean()),
-        "nearer_share": float((with_it > without).mean()),
+        "nearer_share": nearer_share(images, one.template_with, one.template_without),
         "ssim_private": float(to_private),
         "ssim_others": float(to_others),
         "margin": float(to_private - to_others),

@@ -30,11 +30,11 @@ def wang_att_multitask(num_categories: int = 40, planes: int = 32) -> Network:
     return classifiers.wang_att(num_categories + 2, planes)
 
 
-def patches(image_shape: Shape) -> Network:
+def patches(image_shape: Shape, planes: int = 32) -> Network:
     """Judges every patch of 12x12 pixels: a map of logits `[n, h, w, 1]`.
 
-    Convolutions of 4x4 with stride 2 and twice 3x3 to 32, 64 and 64 planes, then 1x1;
-    not padded, so that no place in the picture differs from another. Isola et al.
+    Convolutions of 4x4 with stride 2 and twice 3x3 to `planes` and twice as many, then
+    1x1; not padded, so that no place in the picture differs from another. Isola et al.
     (CVPR 2017) give the principle, not these sizes: 12 pixels hold a bend of a digit's
     stroke and no digit.
     """
@@ -42,11 +42,11 @@ def patches(image_shape: Shape) -> Network:
         "patches",
         image_shape,
         [
-            layers.conv2d(32, 4, stride=2),
+            layers.conv2d(planes, 4, stride=2),
             layers.activation(classifiers.leaky_relu),
-            layers.conv2d(64, 3),
+            layers.conv2d(2 * planes, 3),
             layers.activation(classifiers.leaky_relu),
-            layers.conv2d(64, 3),
+            layers.conv2d(2 * planes, 3),
             layers.activation(classifiers.leaky_relu),
             layers.conv2d(1, 1),
         ],

@@ -51,13 +51,14 @@ def wang_mnist(num_categories: int = 10, base_filters: int = 96) -> Network:
     return _wang("wang_mnist_generator", num_categories, maps)
 
 
-def wang_att(num_categories: int = 40) -> Network:
+def wang_att(num_categories: int = 40, base_filters: int = 64) -> Network:
     """Wang et al., table II: noise, category and identity `[n, 102]` to 64x64.
 
     As `wang_mnist`, from 4x4x512 to 8x8x256, 16x16x128, 32x32x64 and 64x64x1. The last
     two depths are illegible in the text at hand and follow the halving before them.
+    `base_filters` are the 64; the others grow with them.
     """
-    maps = [(4, 512), (8, 256), (16, 128), (32, 64), (64, 1)]
+    maps = [(4 * 2**i, base_filters * 2 ** (3 - i)) for i in range(4)] + [(64, 1)]
     return _wang("wang_att_generator", num_categories, maps)
 
 
