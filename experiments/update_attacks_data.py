@@ -17,15 +17,16 @@ _TEST_IMAGES = 2000
 
 
 class Compared(NamedTuple):
-    """Whose losses membership inference compares: of each class as many in each part.
+    """Whose losses membership inference compares: with one share of each class.
 
     Otherwise a class that members have more of, and that is easier, would pass for
     membership.
 
     Attributes:
       members: of the federation's training data.
-      others: that nobody holds.
-      more: that nobody holds either, in the members' place for the control.
+      others: that nobody holds, a whole number of times as many.
+      more: that nobody holds either, as many as members, in whose place they are for
+        the control.
     """
 
     members: Examples
@@ -138,10 +139,10 @@ def build_data(
 
 
 def match_by_class(members: Examples, nobodys: Examples, *, seed: int) -> Compared:
-    """Draws members, others and more others, of each class as many in each part.
+    """Draws members, others and more others, with the same share of each class.
 
-    Of a class as many as can be had: all its members, or half of nobody's examples of
-    it, whichever is less.
+    Of a class, all its members; but at most half of nobody's examples of it. Others are
+    as many times as many as all classes allow: chance then says less.
 
     Args:
       members: all that a model is trained on.
@@ -152,22 +153,30 @@ def match_by_class(members: Examples, nobodys: Examples, *, seed: int) -> Compar
       InputError: if no class has a member and two of nobody's examples.
     """
     rng = seeding.generator(seed, Role.MEMBERSHIP)
-    chosen = ([], [], [])
+    found = []
     for label in np.unique(members.labels):
         held = rng.permutation(np.flatnonzero(members.labels == label))
         spare = rng.permutation(np.flatnonzero(nobodys.labels == label))
         count = min(len(held), len(spare) // 2)
-        parts = (held[:count], spare[:count], spare[count : 2 * count])
-        for indices, part in zip(chosen, parts, strict=True):
-            indices.append(part)
-    places = [np.concatenate([np.zeros(0, np.int64), *indices]) for indices in chosen]
-    if not len(places[0]):
+        if count:
+            found.append((held[:count], spare))
+    if not found:
         raise InputError(
             f"examples that nobody holds are {len(nobodys)}, not two of any class that "
             "clients have: expected two of one at least; take a larger data set"
         )
-    origins = (members, nobodys, nobodys)
-    return Compared(*(o.take(p) for o, p in zip(origins, places, strict=True)))
+    times = min(len(spare) // len(held) - 1 for held, spare in found)
+
+    def taken(start: int, stop: int) -> Examples:
+        """Of each class's spare ones those from `start` to `stop` times its members."""
+        parts = [spare[start * len(held) : stop * len(held)] for held, spare in found]
+        return nobodys.take(np.concatenate(parts))
+
+    return Compared(
+        members.take(np.concatenate([held for held, _ in found])),
+        taken(0, times),
+        taken(times, times + 1),
+    )
 
 
 def _halves(examples: Examples) -> tuple[Examples, Examples]:

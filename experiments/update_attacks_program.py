@@ -17,7 +17,7 @@ The arms of a run:
 - control: the same, but the victims hold other images of the same classes. What the
   attack finds there is scored against the images of the first arm. Membership has no
   such arm: its controls are the initial model, and examples that nobody holds against
-  others that nobody holds. All that it compares has as many examples of each class.
+  others that nobody holds. All that it compares has the same share of each class.
 """
 
 import dataclasses

@@ -287,8 +287,8 @@ def _membership_table(summary: Mapping[str, Any]) -> html.Section:
     text = (
         f"{counts['members']} members (of {counts['members_trained_on']}) against "
         f"{counts['others']} examples that nobody holds; the control has "
-        f"{counts['held_out']} more of these in the members' place. Of each class "
-        "there are as many in each part, drawn by the seed. Intervals are 95%, over "
+        f"{counts['held_out']} more of these in the members' place. Each class has the "
+        "same share of each part, drawn by the seed. Intervals are 95%, over "
         "examples (bootstrap), of this one model. p: how often chance alone gives the "
         "advantage or more. Found at 1%: the share of "
         "members found where at most one in a hundred others is taken for one."

@@ -1,4 +1,4 @@
-"""Whose losses membership inference compares: as many of each class on either side."""
+"""Whose losses membership inference compares: one share of each class everywhere."""
 
 import numpy as np
 import pytest
@@ -40,6 +40,15 @@ def test_each_part_has_as_many_of_each_class_as_can_be_had():
     assert len(set(sum(chosen, []))) == 15
 
 
+def test_others_are_as_many_times_as_many_as_every_class_allows():
+    members, nobodys = _examples(2, 1, first=0), _examples(7, 4, first=100)
+    compared = match_by_class(members, nobodys, seed=0)
+    # Seven are two for the control and twice two; four would be thrice one as well.
+    counts = [np.bincount(part.labels).tolist() for part in compared]
+    assert counts == [[2, 1], [4, 2], [2, 1]]
+    assert len(set(_numbers(compared.others) + _numbers(compared.more))) == 9
+
+
 def test_the_seed_draws():
     def chosen(seed):
         return [_numbers(p) for p in match_by_class(MEMBERS, NOBODYS, seed=seed)]
@@ -64,7 +73,7 @@ def test_what_tells_classes_apart_does_not_tell_members():
     by_class = [losses.astype(float) for losses in (held, data.judge.labels)]
     assert infer_membership(*by_class).advantage > 0.1
     members, others, more = (part.labels.astype(float) for part in data.compared)
-    assert len(members) == len(held)
+    assert len(members) == len(more) == len(held) < len(others)
     assert infer_membership(members, others).advantage == 0.0
     assert infer_membership(more, others).advantage == 0.0
 
