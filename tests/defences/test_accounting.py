@@ -27,7 +27,7 @@ TUTORIAL = SelfComposedDpEvent(
     PoissonSampledDpEvent(256 / 60_000, GaussianDpEvent(1.1)), 60 * 60_000 // 256
 )
 
-# Noise, epochs of the same batches, epsilon.
+# Noise, epochs of the same batches, epsilon: the table in that tutorial's README.
 PUBLISHED = [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)]
 
 
