@@ -60,7 +60,7 @@ class CohortUploads:
 
     @property
     def wants_a_cohort(self) -> bool:
-        """Whether any of it says nothing of participants that train in turns."""
+        """Whether any of it has a meaning only where all train at once."""
         return self != CohortUploads()
 
 

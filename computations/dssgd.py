@@ -3,7 +3,8 @@
 The protocol of Shokri and Shmatikov (CCS 2015) as algorithm 1 of Hitaj et al. (CCS
 2017) states it. One call of `next` is the turn of one cohort: with a cohort of one,
 participants train in sequence; with everybody in it, all at once, and their uploads
-are summed. `turn_order` says who comes when.
+are summed, or joined otherwise (`computations.cohort_uploads`). `turn_order` says who
+comes when.
 
     server                               each client of the cohort
     ------                               -------------------------
@@ -102,7 +103,7 @@ class TurnOrder(enum.Enum):
 
     FIXED = "fixed"  # one after another, in the order of their numbers
     RANDOM = "random"  # one after another, in a new random order each round
-    ALL_AT_ONCE = "all_at_once"  # all from the same model; uploads are summed
+    ALL_AT_ONCE = "all_at_once"  # all from the same model; uploads are joined
     ASYNCHRONOUS = "asynchronous"  # random order, each from a model some turns old
 
 

@@ -387,6 +387,7 @@ def evaluate(
         "epsilon": for_json(epsilon_spent(directory.metrics_csv)),
         "epsilon_turn": for_json(epsilon_spent(directory.metrics_csv, "epsilon_turn")),
         "delta": private.delta if private else None,
+        "neighbours": private.neighbours.name if private else None,
         "rounds_planned": settings.rounds,
         "generator_steps": mean_over_rounds(directory.metrics_csv, "generator_steps"),
         "seconds": clock.seconds(),

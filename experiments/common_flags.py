@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments import evaluation, place_flags
 from experiments.place_flags import DATA_DIR, OUTPUT_DIR
+from tff_leak.errors import InputError
 from tff_leak.runtime import runtimes
 
 __all__ = ["DATA_DIR", "OUTPUT_DIR", "SEED", "config", "start", "use_runtime"]
@@ -47,13 +48,26 @@ def start(example: str) -> int:
       How many threads there are.
 
     Raises:
-      InputError: if there is no run directory.
+      InputError: if there is no run directory, or the folder of judges cannot be made.
     """
     threads = runtimes.use_threads(_THREADS.value)
     place_flags.check(example)
-    judges = _JUDGES.value
-    evaluation.keep_judges(pathlib.Path(judges).expanduser() if judges else None)
+    evaluation.keep_judges(_judges_folder(_JUDGES.value))
     return threads
+
+
+def _judges_folder(text: str | None) -> pathlib.Path | None:
+    if not text:
+        return None
+    folder = pathlib.Path(text).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--judges is {text}: expected a folder that is there or can be made "
+            f"({error.strerror}); name another or leave it out"
+        ) from None
+    return folder
 
 
 def use_runtime(threads: int) -> None:

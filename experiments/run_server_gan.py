@@ -50,10 +50,11 @@ _PER_CLASS = flags.DEFINE_integer(
     "per_class", 100, "A client's images of each of its classes.", lower_bound=1
 )
 _VICTIM = flags.DEFINE_integer("victim", 0, "Number of the client aimed at.")
+_TURN = "turn"
 _PROPERTY = flags.DEFINE_enum(
     "property",
     "turn",
-    ["turn", "glasses"],
+    [_TURN, "glasses"],
     "What only the victim's images have: turned by --angle, or glasses, for which "
     "--dataset is att_faces or synthetic_faces.",
 )
@@ -181,7 +182,12 @@ def _data(seed: int) -> Data:
         "auxiliary": _AUXILIARY.value,
         "seed": seed,
     }
-    if _PROPERTY.value == "glasses":
+    if _PROPERTY.value != _TURN:
+        if flags.FLAGS["angle"].present:
+            raise InputError(
+                f"--angle is {_ANGLE.value:g} beside --property={_PROPERTY.value}: "
+                "expected it with a turn only, which it is the size of; leave one out"
+            )
         return build_glasses_data(
             source, people=_CLASSES.value, per_person=_PER_CLASS.value, **shared
         )
@@ -197,28 +203,36 @@ def _data(seed: int) -> Data:
 def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
     settings = experiment.settings
-    return common_flags.config(threads) | {
-        "experiment": "server_gan",
-        "dataset": _DATASET.value,
-        "rounds": settings.rounds,
-        "clients": _CLIENTS.value,
-        "classes_per_client": _CLASSES.value,
-        "per_class": _PER_CLASS.value,
-        "victim": _VICTIM.value,
-        "property": _PROPERTY.value,
-        "angle": _ANGLE.value,
-        "auxiliary": _AUXILIARY.value,
-        "arms": [arm.value for arm in settings.arms],
-        "server": settings.server.value,
-        "mode": settings.deviations.mode.value,
-        "deviations": plain(settings.deviations),
-        "training": plain(settings.training),
-        "batch_size": settings.batch_size,
-        "attack": server_gan_program.attack_config(settings.attack),
-        "gan": plain(settings.gan),
-        "matching": server_gan_program.matching_config(settings.matching),
-        "snapshot_every": settings.snapshot_every,
-    }
+    gan = plain(settings.gan)
+    # Only what is not the default: runs from before there were these go on.
+    if settings.gan.patch_planes == GanSettings.patch_planes:
+        del gan["patch_planes"]
+    kind = {} if _PROPERTY.value == _TURN else {"property": _PROPERTY.value}
+    return (
+        common_flags.config(threads)
+        | kind
+        | {
+            "experiment": "server_gan",
+            "dataset": _DATASET.value,
+            "rounds": settings.rounds,
+            "clients": _CLIENTS.value,
+            "classes_per_client": _CLASSES.value,
+            "per_class": _PER_CLASS.value,
+            "victim": _VICTIM.value,
+            "angle": _ANGLE.value,
+            "auxiliary": _AUXILIARY.value,
+            "arms": [arm.value for arm in settings.arms],
+            "server": settings.server.value,
+            "mode": settings.deviations.mode.value,
+            "deviations": plain(settings.deviations),
+            "training": plain(settings.training),
+            "batch_size": settings.batch_size,
+            "attack": server_gan_program.attack_config(settings.attack),
+            "gan": gan,
+            "matching": server_gan_program.matching_config(settings.matching),
+            "snapshot_every": settings.snapshot_every,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -143,3 +143,30 @@ def test_what_is_refused():
         CohortUploads(Joining.SUM, _private(), secure)
     with pytest.raises(InputError, match="user_dp is adaptive beside"):
         CohortUploads(Joining.SUM, _private(mechanism=Mechanism.ADAPTIVE), secure)
+
+
+def test_secure_uploads_change_neither_the_model_nor_the_metrics():
+    """But for the quantisation."""
+    datasets = [_dataset([2.0, 1.0], [0, 1]), _dataset([1.0], [1])]
+    found = []
+    for secure in (None, SecureAggregation(bound=1)):
+        process = build_dssgd(
+            LINEAR,
+            upload_aggregator=build_upload_aggregator(
+                CohortUploads(Joining.MEAN, None, secure), participants=2, num_shared=4
+            ),
+            metrics_aggregator=secure and secure_counts_factory(1000.0),
+        )
+        server = process.initialize()
+        clients = [
+            initial_client_state(LINEAR, server, participant=number, seed=0)
+            for number in range(2)
+        ]
+        server, _, metrics = process.next(server, datasets, clients)
+        found.append((server.parameters, metrics))
+    (parameters, metrics), (secured, counted) = found
+    np.testing.assert_allclose(secured, parameters, atol=1e-6)
+    assert np.abs(parameters).max() > 1e-4
+    assert counted["examples"] == metrics["examples"] == 3
+    assert counted["loss"] == pytest.approx(float(metrics["loss"]), rel=1e-4)
+    assert counted["uploaded"] == pytest.approx(float(metrics["uploaded"]), rel=1e-4)

@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from computations.cohort_uploads import CohortUploads, Joining
@@ -30,11 +31,11 @@ from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.secure_aggregation import SecureAggregation, check_secure
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
-from tff_leak.defences.user_level_dp import UserLevelDp
+from tff_leak.defences.user_level_dp import Mechanism, UserLevelDp
 from tff_leak.defences.user_level_dp import event as user_event
 from tff_leak.errors import InputError
-from tff_leak.models.training import LocalSgd
-from tff_leak.runtime import native
+from tff_leak.models.training import LocalSgd, LocalTraining
+from tff_leak.runtime import native, runtimes
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.reconstructions import read_reconstructions
 from tff_leak.runtime.run_directory import RunDirectory
@@ -349,3 +350,49 @@ def test_adversaries_may_train_otherwise_than_agreed(tmp_path):
     norms = {name: np.linalg.norm(change) for name, change in changes.items()}
     assert norms["own"] == pytest.approx(10 * norms["agreed"], rel=0.02)
     assert norms["agreed"] > 1e-6
+
+
+def test_an_adversarys_own_training_goes_before_leaving_out_privacy(monkeypatch):
+    own = LocalSgd(0.5)
+    privacy = RecordLevelDp(1.0, noise_multiplier=1.0)
+    given = []
+    monkeypatch.setattr(
+        program.dssgd,
+        "build_dssgd",
+        lambda *_, **settings: given.append(settings) or mock.DEFAULT,
+    )
+    monkeypatch.setattr(program, "check_process", lambda *_: None)
+    for training in (own, None):
+        settings = _settings(record_dp=privacy, adversary_training=training)
+        program.build_experiment(settings, _data())
+        # Without one of its own it trains as agreed, but for the noise.
+        assert given[-1]["adversary_training"] == (training or settings.training)
+        assert isinstance(given[-1]["training"], LocalTraining)
+
+
+@pytest.mark.parametrize("mechanism", list(Mechanism))
+def test_a_cohort_under_user_level_privacy_goes_on_with_the_same_bits(
+    mechanism, tmp_path
+):
+    """Also the state of the server's noise and of its clipping is kept."""
+    user = UserLevelDp(0.5, 1.0, clients_per_round=41, mechanism=mechanism)
+    whole = _cohort(user_dp=user)
+    half = dataclasses.replace(
+        whole, settings=dataclasses.replace(whole.settings, rounds=1)
+    )
+    runtimes.use("in_process", asynchronous=True)
+    found = {}
+    for name, parts in (("at once", [whole]), ("in two", [half, whole])):
+        with RunDirectory.open(tmp_path / name, {"test": name}) as directory:
+            for part in parts:
+                progress = Progress(part.settings.rounds, "test", enabled=False)
+                states = asyncio.run(program.run(part, directory, progress))
+        found[name] = states[program.Arm.ATTACK].server
+    tff.test.set_no_default_context()
+    assert int(found["in two"].turn) == 2
+    leaves = (tf.nest.flatten(found[name].aggregator) for name in found)
+    for one, other in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(
+        found["at once"].parameters, found["in two"].parameters
+    )

@@ -81,6 +81,12 @@ BAD = {
     "unknown arm": (["--arms=attack,honest"], "honest"),
     "unknown order": (["--order=sorted"], "sorted"),
     "staleness without asynchrony": (["--max_staleness=2"], "2"),
+    "averaging in turns": (["--joining=mean"], "--order is fixed"),
+    "too few for user-level privacy": (
+        ["--order=all_at_once", "--user_dp=clip=1,noise_multiplier=1"],
+        "clients_per_round is 2",
+    ),
+    "folder of judges that is a file": (["--judges=setup.py"], "--judges is setup.py"),
     "preset that is not there": (["--flagfile=configs/none.flags"], "none.flags"),
     "stray argument": (["digits"], "digits"),
 }

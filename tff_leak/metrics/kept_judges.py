@@ -2,14 +2,15 @@
 
 To train a judge takes a good part of a short run, and runs of one seed on one data set
 have the same one, whatever is attacked and defended. What decides it is in its file's
-name, so that a folder may be shared by runs of any kind, also at the same time: the
-worst that happens is that two train the same judge. A kept judge answers as the trained
-one does, bit for bit.
+name, and the machine's name, so that a folder may be shared by runs of any kind and by
+machines, also at the same time: the worst that happens is that two train the same
+judge. A kept judge answers as the trained one does, bit for bit.
 """
 
 import hashlib
 import inspect
 import pathlib
+import platform
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,12 +20,14 @@ import tensorflow as tf
 
 from tff_leak.data.sources import Examples
 from tff_leak.metrics import judge as judge_lib
-from tff_leak.metrics import non_examples
+from tff_leak.metrics import non_examples, similarity
 from tff_leak.metrics.judge import Judge
 from tff_leak.runtime.atomic import atomic_write_bytes, npz_bytes
 
 # What was imported, also if a file changes under a process.
-_SOURCES = [inspect.getsource(module) for module in (judge_lib, non_examples)]
+_SOURCES = [
+    inspect.getsource(module) for module in (judge_lib, non_examples, similarity)
+]
 
 
 def kept_judge(
@@ -59,7 +62,8 @@ def _key(examples: Examples, settings: dict[str, Any]) -> str:
     """Of all that decides a judge: what it learns from, how, and what computes it."""
     parts = [
         *_SOURCES,
-        *(tf.__version__, np.__version__),
+        *(tf.__version__, np.__version__, platform.node()),
+        [device.device_type for device in tf.config.get_visible_devices()],
         tf.config.threading.get_intra_op_parallelism_threads(),
         sorted(tf.config.optimizer.get_experimental_options().items()),
         sorted(settings.items()),

@@ -25,7 +25,7 @@ def client_gan(summaries: Sequence[Mapping]) -> str:
         for index in range(len(summary["targets"]))
     ]
     if any(_LATE in row for row in rows):
-        rows = [{_LATE: _UNMEASURED} | row for row in rows]
+        rows = [row | {_LATE: row.get(_LATE, _UNMEASURED)} for row in rows]
     return _sparse_table(rows) + _intervals(summaries)
 
 
