@@ -416,7 +416,8 @@ def _quality(
 
     Pictures of every class, as many of each, asked for as the victim's, against all
     real ones, as the paper's are of no class in particular. Of the victim's classes
-    alone there are too few real pictures.
+    alone there are too few real pictures. With `Deviations.held_categories` G was
+    never asked for the victim's pictures of other classes, and this says little.
     """
     source = experiment.data.source
     each = -(-QUALITY_SAMPLES // source.num_classes)
