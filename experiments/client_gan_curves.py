@@ -99,11 +99,14 @@ def _late(figures: Mapping, snapped: list[Mapping]) -> dict[str, dict]:
         arm: float(np.mean([_arms_of(one)[arm]["ssim"] for one in snapped]))
         for arm in _arms_of(figures)
     }
-    # The mean of `recovered` is that of the mean similarity: the scale is one for all.
+    # The mean of `recovered` is that of the mean similarity: the scale is one for all,
+    # and where it is not defined for the last round, it is for none.
+    defined = figures["recovered"] is not None
     return {
         "late_ssim": ssim,
         "late_recovered": {
-            arm: recovered(value, floor, reference) for arm, value in ssim.items()
+            arm: recovered(value, floor, reference) if defined else None
+            for arm, value in ssim.items()
         },
     }
 

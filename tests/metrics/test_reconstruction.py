@@ -261,6 +261,22 @@ def test_others_extra_controls_and_missing_control(evaluate, inputs):
     assert again["floor"] == found["floor"]
 
 
+def test_of_one_class_without_a_control_nothing_is_said(evaluate, inputs):
+    """Noise is nearer than a blank, and to a judge of one class all is that class."""
+    alone = inputs[3].heldout.of_class(3)
+    one = dataclasses.replace(inputs[3], heldout=alone)
+    with_control = evaluate(one)
+    assert with_control["targets"][0]["recovered"] > 0.5
+    assert with_control["pooled"]["reached_count"] == 1
+    found = evaluate(dataclasses.replace(one, control=one.control[:0]))
+    for figures in (found["targets"][0], found["pooled"]):
+        assert figures["floor"]["source"] == "blank"
+        assert figures["recovered"] is None and figures["recovered_closest"] is None
+    assert found["targets"][0]["reached"]["value"] is None
+    assert found["targets"][0]["reached"]["judge_share"] > 0.9
+    assert found["pooled"]["reached_all"] is None
+
+
 def test_kid_is_taken_to_a_sample_of_many_private_images(evaluate, inputs, monkeypatch):
     taken = []
 

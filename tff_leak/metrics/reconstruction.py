@@ -10,7 +10,8 @@ floor, by the same functions on sets of images:
 - floor: the largest similarity among the control, a blank image, the means of the
   other classes and real held-out images of the other classes. Both sets are pooled over
   those classes. With the one class that comes closest in their place it is the strict
-  floor, reported beside it.
+  floor, reported beside it. Where there is neither a control nor another class, a blank
+  alone is no floor: `recovered` and `reached` are not defined.
 """
 
 from __future__ import annotations
@@ -177,9 +178,10 @@ def evaluate_targets(
         figures = _figures([one])
         targets.append({"target": one.sets["attack"].target, **figures})
         reference = figures["reference"]
-        targets[-1]["reached"] = _reached(figures["attack"], reference)
+        known = _has_more_than_a_blank(figures["floor"])
+        targets[-1]["reached"] = _reached(figures["attack"], reference, known)
         for control in figures["extra_controls"].values():
-            control["reached"] = _reached(control, reference)
+            control["reached"] = _reached(control, reference, known)
     pooled = {
         "targets": [one["target"] for one in targets],
         **_figures(scored),
@@ -303,8 +305,11 @@ def _figures(scored: Sequence[_ScoredTarget]) -> dict:
 
     def recovered_by(figures: dict) -> dict:
         reference = sets["reference"]["ssim"]
+        known = _has_more_than_a_blank(floor)
         return {
             name: score_lib.recovered(figures["ssim"], floor[key], reference)
+            if known
+            else None
             for name, key in (
                 ("recovered", "value"),
                 ("recovered_closest", "strict_value"),
@@ -356,6 +361,15 @@ def _floor(scored: Sequence[_ScoredTarget], control: float | None) -> dict:
         "strict_value": strict[strict_source],
         "strict_source": strict_source,
     }
+
+
+def _has_more_than_a_blank(floor: Mapping) -> bool:
+    """Whether there was a control, or another class.
+
+    If not, any texture is above the floor, and the judge knows no other answer.
+    """
+    names = ("control", "other_class_means", "other_class_images")
+    return any(floor[name] is not None for name in names)
 
 
 def _largest(candidates: Mapping[str, float | None]) -> str:
@@ -413,10 +427,10 @@ def _summary(parts: Sequence[_Scored]) -> dict:
     }
 
 
-def _reached(samples: dict, reference: dict) -> dict:
+def _reached(samples: dict, reference: dict, known: bool) -> dict:
     ratio = score_lib.diversity_ratio(samples["diversity"], reference["diversity"])
     return {
-        "value": score_lib.reached(samples["judge_share"], ratio),
+        "value": score_lib.reached(samples["judge_share"], ratio) if known else None,
         "judge_share": samples["judge_share"],
         "diversity_ratio": ratio,
     }
