@@ -86,7 +86,7 @@ BAD = {
         ["--order=all_at_once", "--user_dp=clip=1,noise_multiplier=1"],
         "clients_per_round is 2",
     ),
-    "folder of judges that is a file": (["--judges=setup.py"], "--judges is setup.py"),
+    "folder of judges that is none": (["--judges=/dev/null"], "--judges is /dev/null"),
     "preset that is not there": (["--flagfile=configs/none.flags"], "none.flags"),
     "stray argument": (["digits"], "digits"),
 }
