@@ -44,6 +44,7 @@ from tff_leak.attacks.observation import (
 from tff_leak.defences.local_dp import LocalDp, noise_updates
 from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.defences.secure_aggregation import (
+    GREATEST_LOSS,
     SecureAggregation,
     secure_counts_factory,
     secure_mean_factory,
@@ -65,9 +66,6 @@ from tff_leak.threat import (
     View,
     check_process,
 )
-
-# Above the mean loss (nats) of any model that has not diverged; of the metrics only.
-_GREATEST_LOSS = 100.0
 
 
 class Algorithm(enum.Enum):
@@ -228,7 +226,7 @@ def _client_work(network, algorithm, training, defences, greatest_examples, seed
     own = own_training(algorithm, training)
     counts = None
     if defences.secure_aggregation is not None:
-        counts = secure_counts_factory(_GREATEST_LOSS * greatest_examples * own.epochs)
+        counts = secure_counts_factory(GREATEST_LOSS * greatest_examples * own.epochs)
     if algorithm is Algorithm.FED_SGD and defences.record_dp is None:
         work = build_fed_sgd_client_work(network, metrics_aggregator=counts)
     else:

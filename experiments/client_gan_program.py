@@ -44,7 +44,11 @@ from tff_leak.attacks.client_transform import ClientTransform, only_row
 from tff_leak.data.sources import Examples
 from tff_leak.defences.local_dp import LocalDp
 from tff_leak.defences.record_level_dp import RecordLevelDp
-from tff_leak.defences.secure_aggregation import check_secure, secure_counts_factory
+from tff_leak.defences.secure_aggregation import (
+    GREATEST_LOSS,
+    check_secure,
+    secure_counts_factory,
+)
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.errors import InputError
@@ -71,8 +75,6 @@ SNAPSHOT_SAMPLES = 40
 FINAL_SAMPLES = 200
 FIXED_ATTACK_FIELDS = ("generator", "optimizer", "fake_class", "aim")
 """Fields of `ClientGan` that the program sets, and no flag."""
-# Above the mean loss (nats) of any model that has not diverged; of the metrics only.
-_GREATEST_LOSS = 100.0
 
 
 class Arm(enum.Enum):
@@ -526,7 +528,7 @@ def _build_process(
         )
     if uploads.secure_aggregation is not None:
         counts = secure_counts_factory(
-            _GREATEST_LOSS * _most_examples(settings, federation)
+            GREATEST_LOSS * _most_examples(settings, federation)
         )
     process = dssgd.build_dssgd(
         network,

@@ -359,6 +359,7 @@ def test_pictures_of_another_size_are_refused():
     [
         ("--deviations=noise=0.1", "--deviations is 'noise=0.1' with --mode=paper"),
         ("--property=glasses", "--property is glasses with --dataset=digits"),
+        ("--property=glasses --angle=30", "--angle is 30 beside --property=glasses"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
@@ -369,7 +370,7 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
             "-m",
             "experiments.run_server_gan",
             "--dataset=digits",
-            flag,
+            *flag.split(),
             f"--output_dir={output}",
         ],
         cwd=ROOT,

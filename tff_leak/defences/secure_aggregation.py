@@ -46,6 +46,9 @@ logging.getLogger("tensorflow").addFilter(
 )
 
 
+GREATEST_LOSS = 100.0
+"""Above the mean loss (nats) of any model that has not diverged: for the range of the
+counts behind metrics."""
 _GREATEST_BOUND = 1e30  # Times a weight it has to be finite in 32-bit floating point.
 
 
