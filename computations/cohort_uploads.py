@@ -21,11 +21,10 @@ import tensorflow_federated as tff
 
 from tff_leak.defences.secure_aggregation import SecureAggregation, secure_sum_factory
 from tff_leak.defences.user_level_dp import (
-    Mechanism,
     UserLevelDp,
     build_user_level_factory,
+    check_secure_bound,
 )
-from tff_leak.errors import InputError
 
 
 class Joining(enum.Enum):
@@ -56,7 +55,7 @@ class CohortUploads:
 
     def __post_init__(self):
         if self.user_dp is not None and self.secure_aggregation is not None:
-            check_range(self.user_dp, self.secure_aggregation)
+            check_secure_bound(self.user_dp, self.secure_aggregation.bound)
 
     @property
     def wants_a_cohort(self) -> bool:
@@ -94,27 +93,6 @@ def build_upload_aggregator(
         of_sum = 1.0
     wanted = 1.0 if uploads.joining is Joining.SUM else 1.0 / participants
     return factory if of_sum == wanted else _Scaled(factory, wanted / of_sum)
-
-
-def check_range(user: UserLevelDp, secure: SecureAggregation) -> None:
-    """Raises InputError if a secure sum may clip what user-level privacy has clipped.
-
-    Args:
-      user: clips an update's norm.
-      secure: clips each of its numbers.
-    """
-    if user.mechanism is Mechanism.ADAPTIVE:
-        raise InputError(
-            "user_dp is adaptive beside secure_aggregation: expected fixed or tree, "
-            "since an adaptive bound may grow beyond the range of the secure sum; "
-            "choose one of them"
-        )
-    if secure.bound < user.clip:
-        raise InputError(
-            f"bound is {secure.bound} in secure_aggregation and clip {user.clip} in "
-            "user_dp: expected a bound of at least the clip, below which updates would "
-            "be changed once more; raise it"
-        )
 
 
 class _Scaled(tff.aggregators.UnweightedAggregationFactory):

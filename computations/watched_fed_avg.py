@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from computations.cohort_uploads import check_range
 from computations.fed_avg import (
     FinalizerBuilder,
     build_fed_avg,
@@ -54,6 +53,7 @@ from tff_leak.defences.user_level_dp import (
     Mechanism,
     UserLevelDp,
     build_user_level_factory,
+    check_secure_bound,
 )
 from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import BatchSgd
@@ -105,7 +105,7 @@ class Defences:
                 "and do not add up; leave the others out"
             )
         if self.user_dp is not None and self.secure_aggregation is not None:
-            check_range(self.user_dp, self.secure_aggregation)
+            check_secure_bound(self.user_dp, self.secure_aggregation.bound)
 
     @property
     def view(self) -> View:

@@ -8,6 +8,7 @@ writes a report. The same command goes on with a run that was interrupted.
 """
 
 import asyncio
+import dataclasses
 import time
 
 from absl import flags
@@ -146,8 +147,11 @@ def main(argv: list[str]) -> None:
     del argv
     started = time.monotonic()
     threads = common_flags.start("runs/demo")
+    settings = _settings()
     data = _data(common_flags.SEED.value)
-    settings = _settings(len(data.federation.data))
+    settings = dataclasses.replace(
+        settings, uploads=_uploads(len(data.federation.data))
+    )
     # What cannot be built must not leave a run directory behind.
     experiment = client_gan_program.build_experiment(settings, data)
     with RunDirectory.open(
@@ -165,9 +169,14 @@ def main(argv: list[str]) -> None:
         print(f"Report: {directory.report}")
 
 
-def _settings(participants: int) -> client_gan_program.Settings:
+def _settings() -> client_gan_program.Settings:
+    """All but how uploads are joined, for which participants have to be counted."""
+
     def build(cls, flag):
         return cls(**parse(cls, flag.value, flag=flag.name))
+
+    def build_if_given(cls, flag):
+        return build_optional(cls, flag.value, flag=flag.name)
 
     check_staleness(_ORDER.value, _MAX_STALENESS.value)
     fixed = client_gan_program.FIXED_ATTACK_FIELDS
@@ -182,28 +191,27 @@ def _settings(participants: int) -> client_gan_program.Settings:
         attack=parse(ClientGan, _ATTACK.value, flag=_ATTACK.name, given=fixed),
         generator=build(client_gan_program.GeneratorSettings, _GENERATOR),
         snapshot_every=_SNAPSHOT_EVERY.value,
-        privacy=build_optional(
-            SparseVector, _SPARSE_VECTOR.value, flag=_SPARSE_VECTOR.name
-        ),
-        record_dp=build_optional(RecordLevelDp, _RECORD_DP.value, flag=_RECORD_DP.name),
-        local_dp=build_optional(LocalDp, _LOCAL_DP.value, flag=_LOCAL_DP.name),
+        privacy=build_if_given(SparseVector, _SPARSE_VECTOR),
+        record_dp=build_if_given(RecordLevelDp, _RECORD_DP),
+        local_dp=build_if_given(LocalDp, _LOCAL_DP),
         privacy_budget=_PRIVACY_BUDGET.value,
-        uploads=CohortUploads(
-            _JOINING.value,
-            build_optional(
-                UserLevelDp,
-                _USER_DP.value,
-                flag=_USER_DP.name,
-                given={"clients_per_round": participants},
-            ),
-            build_optional(
-                SecureAggregation,
-                _SECURE_AGGREGATION.value,
-                flag=_SECURE_AGGREGATION.name,
-            ),
+        adversary_training=build_if_given(LocalSgd, _ADVERSARY_TRAINING),
+    )
+
+
+def _uploads(participants: int) -> CohortUploads:
+    return CohortUploads(
+        _JOINING.value,
+        build_optional(
+            UserLevelDp,
+            _USER_DP.value,
+            flag=_USER_DP.name,
+            given={"clients_per_round": participants},
         ),
-        adversary_training=build_optional(
-            LocalSgd, _ADVERSARY_TRAINING.value, flag=_ADVERSARY_TRAINING.name
+        build_optional(
+            SecureAggregation,
+            _SECURE_AGGREGATION.value,
+            flag=_SECURE_AGGREGATION.name,
         ),
     )
 

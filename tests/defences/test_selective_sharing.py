@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tff_leak.defences.selective_sharing import (
     Criterion,
+    DownloadCriterion,
     SelectiveSharing,
     select_download,
     select_upload,
@@ -62,6 +63,22 @@ def test_download_takes_the_most_recently_uploaded():
     recency = tf.constant([0.1, 2.0, 0.0, 1.0])
     fetched, mask = select_download(sharing, local, shared, recency, SEED)
     np.testing.assert_array_equal(fetched, [0, 1, 0, 1])
+
+
+def test_a_random_download_takes_no_notice_of_counts():
+    sharing = SelectiveSharing(
+        download_fraction=0.5, download_criterion=DownloadCriterion.RANDOM
+    )
+    recency = tf.constant([0.1, 2.0, 0.0, 1.0])
+    masks = np.stack(
+        [
+            select_download(sharing, tf.zeros([4]), tf.ones([4]), recency, s).mask
+            for s in tf.constant([[i, 3] for i in range(400)])
+        ]
+    )
+    assert np.all(masks.sum(axis=1) == 2)
+    # Binomial(400, 1/2): mean 200, deviation 10; five deviations.
+    assert np.all(np.abs(masks.sum(axis=0) - 200) < 50)
 
 
 @pytest.mark.parametrize("count", [0.0, 9.999999])

@@ -56,6 +56,10 @@ BAD = {
     "value out of range": (["--rounds=0"], "rounds"),
     "unknown data set": (["--dataset=digit"], "digit"),
     "data that are not there": (["--dataset=mnist", "--data_dir=nowhere"], "nowhere"),
+    "settings before data": (
+        ["--dataset=mnist", "--data_dir=nowhere", "--training=learning_rate=-1"],
+        "learning_rate is -1",
+    ),
     "folder that is not there": (["--dataset=image_folder:nowhere"], "nowhere"),
     "class that nobody holds": (["--participants=0-3;5-9", "--targets=4"], "4"),
     "class of the adversary": (["--targets=7"], "7"),
@@ -64,6 +68,10 @@ BAD = {
     "adversary that is not there": (["--adversaries=5"], "5"),
     "upload fraction of 0": (["--sharing=upload_fraction=0"], "upload_fraction"),
     "download fraction over 1": (["--sharing=download_fraction=1.1"], "1.1"),
+    "unknown way to download": (
+        ["--sharing=download_criterion=newest"],
+        "download_criterion is 'newest'",
+    ),
     "privacy without a budget": (["--sparse_vector=bound=0.1"], "epsilon_per_param"),
     "two upload fractions": (
         ["--sparse_vector=epsilon_per_parameter=1", "--sharing=upload_fraction=0.2"],

@@ -23,6 +23,13 @@ class Criterion(enum.Enum):
     RANDOM = "random"  # a random fraction of all, from those above the threshold
 
 
+class DownloadCriterion(enum.Enum):
+    """How the parameters to fetch are chosen."""
+
+    RECENT = "recent"  # those with the server's largest decayed counts of uploads
+    RANDOM = "random"  # any, anew each turn
+
+
 @dataclasses.dataclass(frozen=True)
 class SelectiveSharing:
     """What participants agree on.
@@ -35,6 +42,9 @@ class SelectiveSharing:
         never uploaded (None: 0).
       bound: gamma > 0; changes are clipped to [-gamma, gamma] before they are
         chosen (None: not clipped).
+      download_criterion: how downloads are chosen. `RECENT` is Shokri and Shmatikov's;
+        Hitaj et al. do not say. With it and `LARGEST` uploads much the same parameters
+        are exchanged all the time, and the others stay as each participant has them.
     """
 
     upload_fraction: float = 1.0
@@ -42,6 +52,7 @@ class SelectiveSharing:
     criterion: Criterion = Criterion.LARGEST
     threshold: float | None = None
     bound: float | None = None
+    download_criterion: DownloadCriterion = DownloadCriterion.RECENT
 
     def __post_init__(self):
         for name in ("upload_fraction", "download_fraction"):
@@ -116,17 +127,20 @@ def select_download(
     """Returns a participant's parameters after its download.
 
     Shokri and Shmatikov's server counts uploads per parameter with a decay, and a
-    participant fetches the theta_d * P parameters with the largest count.
+    participant fetches the theta_d * P parameters with the largest count, or a random
+    theta_d * P of all (`DownloadCriterion`).
 
     Args:
       sharing: the agreement.
       local: the participant's own parameters, float32 `[P]`.
       shared: the parameter server's, float32 `[P]`.
       recency: the server's decayed count of uploads, float32 `[P]`.
-      seed: int32 `[2]`; equal counts are put in random order.
+      seed: int32 `[2]`; equal counts are put in random order, and with `RANDOM` all.
     """
     if sharing.download_fraction == 1:
         return Fetched(shared, tf.ones_like(shared, tf.bool))
+    if sharing.download_criterion is DownloadCriterion.RANDOM:
+        recency = tf.zeros_like(recency)
     # A stable sort of a random permutation: equal counts come in random order, however
     # large they are.
     noise = tf.random.stateless_uniform(tf.shape(recency), seed)

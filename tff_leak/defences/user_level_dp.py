@@ -170,6 +170,27 @@ def event(settings: UserLevelDp, rounds: int, *, once: bool = False) -> DpEvent:
     return GaussianDpEvent(settings.noise_multiplier / squared**0.5)
 
 
+def check_secure_bound(settings: UserLevelDp, bound: float) -> None:
+    """Raises InputError if a secure sum may clip what this mechanism has clipped.
+
+    Args:
+      settings: clip an update's norm.
+      bound: the secure sum's, of each number (`secure_aggregation.py`).
+    """
+    if settings.mechanism is Mechanism.ADAPTIVE:
+        raise InputError(
+            "user_dp is adaptive beside secure_aggregation: expected fixed or tree, "
+            "since an adaptive bound may grow beyond the range of the secure sum; "
+            "choose one of them"
+        )
+    if bound < settings.clip:
+        raise InputError(
+            f"bound is {bound} in secure_aggregation and clip {settings.clip} in "
+            "user_dp: expected a bound of at least the clip, below which updates would "
+            "be changed once more; raise it"
+        )
+
+
 def build_user_level_factory(
     settings: UserLevelDp,
     *,
