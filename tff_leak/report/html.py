@@ -115,6 +115,7 @@ def render(report: Report) -> str:
     )
     environment.filters["cell"] = _cell
     environment.filters["table"] = _table
+    environment.filters["cell_class"] = _cell_class
     environment.filters["paragraphs"] = _paragraphs
     environment.filters["setting"] = _setting
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
@@ -329,6 +330,13 @@ def _bars(values: Mapping[str, float | None]) -> list[dict]:
 
 def _paragraphs(text: str) -> list[str]:
     return [part.strip() for part in text.split("\n\n") if part.strip()]
+
+
+def _cell_class(text: str) -> str:
+    """How a cell is set: a sentence, a figure, or one with an interval behind it."""
+    if text.lstrip("-")[:1].isdigit():
+        return "number" if len(text) <= 24 else "number long"
+    return "number" if len(text) <= 40 else "words"
 
 
 def _table(rows: Sequence[Sequence[object]]) -> list[list[Linked]]:
