@@ -3,6 +3,7 @@
 python -m experiments.publish_result --preset=digits --run=runs/demo
 """
 
+import difflib
 import json
 import pathlib
 import re
@@ -56,9 +57,11 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
         )
     path = preset_files.CONFIGS / f"{preset}.flags"
     if not path.is_file():
-        known = sorted(path.stem for path in preset_files.CONFIGS.glob("*.flags"))
+        known = [path.stem for path in preset_files.CONFIGS.glob("*.flags")]
+        near = difflib.get_close_matches(preset, known, n=3, cutoff=0.3)
         raise InputError(
-            f"--preset is {preset!r}: expected one of {', '.join(known)}; correct it"
+            f"--preset is {preset!r}: expected the name of a file in "
+            f"experiments/configs, such as {', '.join(near or ['digits'])}; correct it"
         )
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     figures = json.loads(summary.read_text(encoding="utf-8"))
