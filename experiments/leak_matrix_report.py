@@ -251,10 +251,26 @@ def _of_attack(cells: Cells, directory: RunDirectory) -> html.Section:
             "and the class counts that the pictures show best; judge share and reached "
             "as explained below."
         )
-    table = ("By defence", ["defence", measure, *_COLUMNS], rows)
+    header, rows = _without_empty(["defence", measure, *_COLUMNS], rows)
     return html.Section(
-        cells[0]["attack_title"], text, figures=pictures, tables=[table]
+        cells[0]["attack_title"],
+        text,
+        figures=pictures,
+        tables=[("By defence", header, rows)],
     )
+
+
+def _without_empty(
+    header: Sequence[str], rows: Sequence[Sequence[object]]
+) -> tuple[list[str], list[list[object]]]:
+    """A table without the columns that say nothing about this attack."""
+    columns = [
+        (name, column)
+        for name, column in zip(header, zip(*rows, strict=True), strict=True)
+        if any(column)
+    ]
+    names = [name for name, _ in columns]
+    return names, [list(row) for row in zip(*(c for _, c in columns), strict=True)]
 
 
 def _row(cell: Mapping[str, Any]) -> list[object]:

@@ -378,3 +378,11 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
     [line] = result.stderr.strip().splitlines()
     assert line.startswith(f"error: {message}")
     assert not output.exists()
+
+
+def test_a_column_that_says_nothing_is_left_out():
+    header, rows = leak_matrix_report._without_empty(
+        ["defence", "reached", "seconds"], [["none", "", "12"], ["noise", "", ""]]
+    )
+    assert header == ["defence", "seconds"]
+    assert rows == [["none", "12"], ["noise", ""]]
