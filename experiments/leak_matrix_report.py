@@ -34,6 +34,17 @@ _COLUMNS = (
     "seconds a run",
 )
 
+_NOTES = {
+    "control's": (
+        " With class keys another model is trained, whose accuracy differs for that as "
+        "well; control's: recovered in the run's own control, where no target is known "
+        "and the class counts that the pictures show best."
+    ),
+    "judge share": " Judge share as explained below.",
+    "reached": " Reached as explained below.",
+}
+"""What is said of a column of `recovered` where there is one."""
+
 _WORST_FIRST = ("leak", "partial", "undefined", "none")
 _BREAK = "\n\n"  # between paragraphs
 
@@ -242,16 +253,11 @@ def _of_attack(cells: Cells, directory: RunDirectory) -> html.Section:
     text = (
         "Task accuracy is the shared model's on held-out images; epsilon the most "
         "exposed participant's, largest of the seeds, at its run's delta. Epsilons of "
-        "different mechanisms protect different things and do not compare. With class "
-        "keys another model is trained, whose accuracy differs for that as well."
+        "different mechanisms protect different things and do not compare."
     )
-    if measure == Measure.RECOVERED.value:
-        text += (
-            " Control's: recovered in the run's own control, where no target is known "
-            "and the class counts that the pictures show best; judge share and reached "
-            "as explained below."
-        )
     header, rows = _without_empty(["defence", measure, *_COLUMNS], rows)
+    if measure == Measure.RECOVERED.value:
+        text += "".join(note for name, note in _NOTES.items() if name in header)
     return html.Section(
         cells[0]["attack_title"],
         text,

@@ -141,6 +141,8 @@ _SNAPSHOT_EVERY = flags.DEFINE_integer(
     "snapshot_every", 10, "Rounds between two looks at the generators.", lower_bound=1
 )
 
+_COUNTED = ("clients_per_round",)  # of UserLevelDp: known once there are data
+
 
 def main(argv: list[str]) -> None:
     """Reads the flags, runs the experiment, writes and announces the report."""
@@ -149,9 +151,7 @@ def main(argv: list[str]) -> None:
     threads = common_flags.start("runs/demo")
     settings = _settings()
     data = _data(common_flags.SEED.value)
-    settings = dataclasses.replace(
-        settings, uploads=_uploads(len(data.federation.data))
-    )
+    settings = _with_user_dp(settings, len(data.federation.data))
     # What cannot be built must not leave a run directory behind.
     experiment = client_gan_program.build_experiment(settings, data)
     with RunDirectory.open(
@@ -170,7 +170,7 @@ def main(argv: list[str]) -> None:
 
 
 def _settings() -> client_gan_program.Settings:
-    """All but how uploads are joined, for which participants have to be counted."""
+    """All but user-level privacy, for which participants have to be counted."""
 
     def build(cls, flag):
         return cls(**parse(cls, flag.value, flag=flag.name))
@@ -179,6 +179,8 @@ def _settings() -> client_gan_program.Settings:
         return build_optional(cls, flag.value, flag=flag.name)
 
     check_staleness(_ORDER.value, _MAX_STALENESS.value)
+    # Names and types of what has to wait are read all the same.
+    parse(UserLevelDp, _USER_DP.value, flag=_USER_DP.name, given=_COUNTED)
     fixed = client_gan_program.FIXED_ATTACK_FIELDS
     return client_gan_program.Settings(
         rounds=_ROUNDS.value,
@@ -195,25 +197,25 @@ def _settings() -> client_gan_program.Settings:
         record_dp=build_if_given(RecordLevelDp, _RECORD_DP),
         local_dp=build_if_given(LocalDp, _LOCAL_DP),
         privacy_budget=_PRIVACY_BUDGET.value,
+        uploads=CohortUploads(
+            _JOINING.value,
+            secure_aggregation=build_if_given(SecureAggregation, _SECURE_AGGREGATION),
+        ),
         adversary_training=build_if_given(LocalSgd, _ADVERSARY_TRAINING),
     )
 
 
-def _uploads(participants: int) -> CohortUploads:
-    return CohortUploads(
-        _JOINING.value,
-        build_optional(
-            UserLevelDp,
-            _USER_DP.value,
-            flag=_USER_DP.name,
-            given={"clients_per_round": participants},
-        ),
-        build_optional(
-            SecureAggregation,
-            _SECURE_AGGREGATION.value,
-            flag=_SECURE_AGGREGATION.name,
-        ),
+def _with_user_dp(
+    settings: client_gan_program.Settings, participants: int
+) -> client_gan_program.Settings:
+    user_dp = build_optional(
+        UserLevelDp,
+        _USER_DP.value,
+        flag=_USER_DP.name,
+        given=dict.fromkeys(_COUNTED, participants),
     )
+    uploads = dataclasses.replace(settings.uploads, user_dp=user_dp)
+    return dataclasses.replace(settings, uploads=uploads)
 
 
 def _arms() -> list[client_gan_program.Arm]:
@@ -269,7 +271,7 @@ def _config(settings: client_gan_program.Settings, threads: int) -> dict:
             "adversaries": integers(_ADVERSARIES),
             "targets": integers(_TARGETS),
             "arms": [arm.value for arm in settings.arms],
-            "sharing": plain(settings.sharing),
+            "sharing": plain(settings.sharing, newer=("download_criterion",)),
             "training": plain(settings.training),
             "order": settings.order.value,
             "max_staleness": settings.max_staleness,

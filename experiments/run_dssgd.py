@@ -211,7 +211,7 @@ def _config(settings: _Settings, threads: int) -> dict:
             "participants": _PARTICIPANTS.value,
             "order": [order.value for order in _ORDERS.value],
             "max_staleness": _MAX_STALENESS.value,
-            "sharing": plain(settings.sharing),
+            "sharing": plain(settings.sharing, newer=("download_criterion",)),
             "training": plain(settings.training),
         }
     )

@@ -102,10 +102,18 @@ def _expected(kind: Any) -> str:
     return {int: "an integer", float: "a number"}[kind]
 
 
-def plain(value: Any) -> Any:
-    """Returns a dataclass of settings as JSON's types, for `config.json`."""
+def plain(value: Any, *, newer: Collection[str] = ()) -> Any:
+    """Returns a dataclass of settings as JSON's types, for `config.json`.
+
+    Args:
+      value: the settings.
+      newer: fields that are left out where they have their default, so that runs from
+        before there were these fields go on.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(value)}
     settings = dataclasses.asdict(value)
     return {
         name: entry.value if isinstance(entry, enum.Enum) else entry
         for name, entry in settings.items()
+        if name not in newer or entry != defaults[name]
     }

@@ -106,6 +106,10 @@ def test_download_breaks_ties_at_random(count):
         ({"threshold": -1.0}, "threshold is -1.0: expected tau >= 0"),
         ({"threshold": 0.1}, "threshold is 0.1 with criterion largest: expected"),
         ({"bound": 0.0}, "bound is 0.0: expected gamma > 0"),
+        (
+            {"download_criterion": DownloadCriterion.RANDOM},
+            "download_criterion is random with download_fraction 1: expected",
+        ),
     ],
 )
 def test_values_out_of_range(settings, message):

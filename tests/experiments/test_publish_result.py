@@ -109,6 +109,19 @@ def test_a_target_that_the_preset_leaves_open_is_in_the_name(
     ]
 
 
+@pytest.mark.parametrize(
+    "preset, named", [("on", "such as one;"), ("xyz", "such as digits;")]
+)
+def test_a_preset_that_is_not_there_is_answered_with_its_neighbours(
+    presets, tmp_path, monkeypatch, preset, named
+):
+    run = _finished(tmp_path / "run")
+    root = tmp_path / "results"
+    with pytest.raises(InputError, match=named):
+        _published(presets, root, run, preset, monkeypatch)
+    assert not root.exists()
+
+
 def test_with_a_passive_arm_the_pictures_over_the_rounds_are_kept(
     presets, tmp_path, monkeypatch
 ):

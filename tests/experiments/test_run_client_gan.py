@@ -60,6 +60,14 @@ BAD = {
         ["--dataset=mnist", "--data_dir=nowhere", "--training=learning_rate=-1"],
         "learning_rate is -1",
     ),
+    "settings of sums before data": (
+        ["--dataset=mnist", "--data_dir=nowhere", "--secure_aggregation=bound=-1"],
+        "bound is -1",
+    ),
+    "settings of user-level privacy before data": (
+        ["--dataset=mnist", "--data_dir=nowhere", "--user_dp=clips=1"],
+        "clips=1",
+    ),
     "folder that is not there": (["--dataset=image_folder:nowhere"], "nowhere"),
     "class that nobody holds": (["--participants=0-3;5-9", "--targets=4"], "4"),
     "class of the adversary": (["--targets=7"], "7"),

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -380,9 +381,17 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
     assert not output.exists()
 
 
-def test_a_column_that_says_nothing_is_left_out():
-    header, rows = leak_matrix_report._without_empty(
-        ["defence", "reached", "seconds"], [["none", "", "12"], ["noise", "", ""]]
-    )
-    assert header == ["defence", "seconds"]
-    assert rows == [["none", "12"], ["noise", ""]]
+@pytest.mark.parametrize("late", [None, 0.7])
+def test_a_column_that_says_nothing_of_an_attack_is_left_out(tmp_path, late):
+    summaries = {
+        "one/none/0": _summary(0.8, 0.9),
+        "one/noise/0": _summary(0.6, 0.9, late=late),
+    }
+    found = _collected(tmp_path, summaries, defences=["none", "noise"])
+    directory = types.SimpleNamespace(figures=tmp_path)
+    section = leak_matrix_report._of_attack(found["cells"], directory)
+    [(_, header, rows)] = section.tables
+    assert ("last half of the rounds" in header) == (late is not None)
+    assert "control's" not in header and "control's" not in section.text
+    assert {len(row) for row in rows} == {len(header)}
+    assert dict(zip(header, rows[1], strict=True))["task accuracy"] == "0.900"

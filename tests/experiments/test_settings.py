@@ -4,7 +4,11 @@ import pytest
 
 from experiments import settings
 from tff_leak.attacks.client_gan import ClientGan
-from tff_leak.defences.selective_sharing import Criterion, SelectiveSharing
+from tff_leak.defences.selective_sharing import (
+    Criterion,
+    DownloadCriterion,
+    SelectiveSharing,
+)
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.errors import InputError
@@ -84,3 +88,12 @@ def test_a_flag_that_may_be_left_out_with_a_field_of_the_callers():
 def test_plain_is_json():
     sharing = SelectiveSharing(criterion=Criterion.RANDOM)
     assert settings.plain(sharing)["criterion"] == "random"
+
+
+def test_a_newer_field_is_written_where_it_is_not_the_default():
+    newer = {"newer": ("download_criterion",)}
+    assert "download_criterion" not in settings.plain(SelectiveSharing(), **newer)
+    random = SelectiveSharing(
+        download_fraction=0.5, download_criterion=DownloadCriterion.RANDOM
+    )
+    assert settings.plain(random, **newer)["download_criterion"] == "random"

@@ -297,7 +297,7 @@ def test_cells_lead_to_other_files_and_a_headline_can_be_given():
 
 def test_a_figure_with_more_behind_it_may_break_and_words_have_room():
     interval = "-0.35 [-0.61, -0.09] (3 seeds), last half -0.44"
-    sentence = "not run: this defence needs a cohort of at least 40 participants"
+    sentence = "40 participants at least are needed, of which there are 10 here"
     rows = [["row", interval, sentence, "does not apply", 0.25]]
     table = ("Caption", ["name", "a", "b", "c", "d"], rows)
     page = Page(html.render(report(sections=[html.Section("Cells", tables=[table])])))

@@ -43,8 +43,9 @@ class SelectiveSharing:
       bound: gamma > 0; changes are clipped to [-gamma, gamma] before they are
         chosen (None: not clipped).
       download_criterion: how downloads are chosen. `RECENT` is Shokri and Shmatikov's;
-        Hitaj et al. do not say. With it and `LARGEST` uploads much the same parameters
-        are exchanged all the time, and the others stay as each participant has them.
+        Hitaj et al. do not say. With `RECENT` downloads and `LARGEST` uploads much the
+        same parameters are exchanged all the time, and the others stay as each
+        participant has them.
     """
 
     upload_fraction: float = 1.0
@@ -70,6 +71,15 @@ class SelectiveSharing:
             raise InputError(
                 f"threshold is {self.threshold} with criterion largest: expected it "
                 "with criterion random only, which selects above it; leave it out"
+            )
+        if (
+            self.download_fraction == 1
+            and self.download_criterion is not DownloadCriterion.RECENT
+        ):
+            raise InputError(
+                f"download_criterion is {self.download_criterion.value} with "
+                "download_fraction 1: expected it with a fraction below 1, since all "
+                "is fetched; leave it out"
             )
         if self.bound is not None and self.bound <= 0:
             raise InputError(
@@ -135,7 +145,7 @@ def select_download(
       local: the participant's own parameters, float32 `[P]`.
       shared: the parameter server's, float32 `[P]`.
       recency: the server's decayed count of uploads, float32 `[P]`.
-      seed: int32 `[2]`; equal counts are put in random order, and with `RANDOM` all.
+      seed: int32 `[2]`; it decides between equal counts, and with `RANDOM` alone.
     """
     if sharing.download_fraction == 1:
         return Fetched(shared, tf.ones_like(shared, tf.bool))

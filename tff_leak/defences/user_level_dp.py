@@ -174,7 +174,7 @@ def check_secure_bound(settings: UserLevelDp, bound: float) -> None:
     """Raises InputError if a secure sum may clip what this mechanism has clipped.
 
     Args:
-      settings: clip an update's norm.
+      settings: the agreement, whose clip bounds an update's norm.
       bound: the secure sum's, of each number (`secure_aggregation.py`).
     """
     if settings.mechanism is Mechanism.ADAPTIVE:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -334,8 +335,8 @@ def _paragraphs(text: str) -> list[str]:
 
 def _cell_class(text: str) -> str:
     """How a cell is set: a sentence, a figure, or one with an interval behind it."""
-    if text.lstrip("-")[:1].isdigit():
-        return "number" if len(text) <= 24 else "number long"
+    if len(text) > 24 and re.match(r"-?\d+\.\d+ [\[(]", text):
+        return "number long"
     return "number" if len(text) <= 40 else "words"
 
 
