@@ -22,6 +22,8 @@ def _binary(preset: pathlib.Path) -> str:
         return "run_dssgd"
     if preset.stem.startswith("keys_"):
         return "run_key_protected"
+    if preset.stem.startswith("mgan_fig6_hitaj"):
+        return "run_client_gan"
     if preset.stem.startswith("mgan"):
         inverted = "inversion" in preset.stem
         return "run_model_inversion" if inverted else "run_server_gan"
