@@ -14,7 +14,7 @@ from absl import flags
 from experiments import leak_matrix_program, preset_files, presets
 from experiments.leak_matrix_cells import MATRICES
 from tff_leak.errors import InputError
-from tff_leak.report import results
+from tff_leak.report import claims, results
 from tff_leak.runtime import cli, jobs
 from tff_leak.runtime.atomic import atomic_write_json, atomic_write_text
 
@@ -42,7 +42,9 @@ def main(argv: list[str]) -> None:
     docs = pathlib.Path(_DOCS.value)
     for run in _RUN.value:
         _copy(pathlib.Path(run), docs / "results")
-    page = results.render(docs / "results", _descriptions())
+    known = docs / "claims.toml"
+    judged = claims.read_claims(known) if known.is_file() else {}
+    page = results.render(docs / "results", _descriptions(), judged)
     atomic_write_text(docs / "results.md", page)
     print(f"Page: {docs / 'results.md'}")
 

@@ -11,8 +11,10 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from tff_leak.errors import InputError
+from tff_leak.report.claims import Claim, claims_tables
 from tff_leak.report.results_tables import (
     client_gan,
     dssgd,
@@ -37,6 +39,13 @@ trials that chose a setting stand there, one run each, not kept.
 
 `recovered` above 1: reconstructions are nearer to the victim's pictures than real
 held-out ones are. Of faces the reference is two real pictures: its spread is not known.
+"""
+
+_CLAIMS = """## What the papers say, and what came out
+
+Verdicts are of people who looked at figures and pictures (`docs/claims.toml`). A preset
+with `_small` has 200 images a digit, not 6,000, or smaller networks; what else differs
+stands with each preset below.
 """
 
 _OVERVIEW = (
@@ -65,16 +74,22 @@ _TABLES: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
 _APART = ("dssgd", "key_protected", "leak_matrix", "server_gan", "update_attacks")
 
 
-def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
+def render(
+    root: pathlib.Path,
+    descriptions: Mapping[str, str],
+    claims: Mapping[str, Sequence[Claim]] = MappingProxyType({}),
+) -> str:
     """Returns the page as Markdown.
 
     Args:
       root: `docs/results`, with `<preset>/<seed>/summary.json` and, where there are
         some, `picture*.png` beside it.
       descriptions: by preset, what it is and how it differs from the paper.
+      claims: by paper, what it says and what came out; see `claims`.
 
     Raises:
-      InputError: if a summary cannot be read or is of an unknown experiment.
+      InputError: if a summary cannot be read or is of an unknown experiment, or a claim
+        is judged without a run.
     """
     families = _families(root, descriptions)
     read = {
@@ -87,6 +102,9 @@ def render(root: pathlib.Path, descriptions: Mapping[str, str]) -> str:
         if runs[0][1]["experiment"] not in _APART
     ]
     parts = [_HEAD]
+    if claims:
+        found = {name: [one for _, one in runs] for name, runs in read.items()}
+        parts += [_CLAIMS, claims_tables(claims, found)]
     if rows:
         parts += ["## All attacks\n", table(_OVERVIEW, rows)]
     for name, runs in read.items():

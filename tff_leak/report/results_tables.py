@@ -168,7 +168,7 @@ def update_attacks(summaries: Sequence[Mapping]) -> str:
     rows = [_update_attack_row(summary) for summary in summaries]
     [measure] = {summary["headline"]["measure"] for summary in summaries}
     values = [summary["headline"]["value"] for summary in summaries]
-    return _sparse_table(rows) + f"\n{measure}: {_interval_text(values)}.\n"
+    return _sparse_table(rows) + f"\n{measure}: {over_seeds(values)}.\n"
 
 
 def _update_attack_row(summary: Mapping) -> dict[str, object]:
@@ -258,7 +258,7 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
                 known = by_dimension.setdefault(one["dimension"], [])
                 known.append(one["participant_accuracy"])
         lines = "".join(
-            f"\nmean participant accuracy, d = {d}: {_interval_text(values, 4)}.\n"
+            f"\nmean participant accuracy, d = {d}: {over_seeds(values, 4)}.\n"
             for d, values in by_dimension.items()
         )
     return _sparse_table(rows) + lines
@@ -347,7 +347,7 @@ def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
         name,
         len(summaries),
         len({summary["seed"] for summary in summaries}),
-        _interval_text(_by_seed(summaries)),
+        over_seeds(recovered_by_seed(summaries)),
         ", ".join(str(target) for key in _shared(summaries) for target in key),
         f"{sum(known)} of {len(known)}" if known else None,
         _mean([one["attack"]["judge_share"] for one in pooled]),
@@ -452,8 +452,7 @@ def _key_intervals(summaries: Sequence[Mapping]) -> str:
                     line = f"{name}, {kind}, largest of classes"
                     values.setdefault(line, []).append(found["recovered"])
     return "".join(
-        f"\nrecovered, {name}: {_interval_text(found)}.\n"
-        for name, found in values.items()
+        f"\nrecovered, {name}: {over_seeds(found)}.\n" for name, found in values.items()
     )
 
 
@@ -501,8 +500,8 @@ def _sparse_table(
     return table(names, [[row.get(name, missing) for name in names] for row in rows])
 
 
-def _by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
-    """For each seed the mean of `recovered` over the targets that all seeds have."""
+def recovered_by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
+    """Returns for each seed the mean `recovered` of the targets that all seeds have."""
     values: dict[int, list[float | None]] = {}
     shared = _shared(summaries)
     for summary in summaries:
@@ -527,13 +526,14 @@ def _intervals(summaries: Sequence[Mapping]) -> str:
     for summary in summaries:
         by_targets.setdefault(tuple(summary["pooled"]["targets"]), []).append(summary)
     lines = [
-        f"recovered{_named(targets, by_targets)}: {_interval_text(_by_seed(runs))}.\n"
+        f"recovered{_named(targets, by_targets)}: "
+        f"{over_seeds(recovered_by_seed(runs))}.\n"
         for targets, runs in by_targets.items()
     ]
     if len(by_targets) > 1:
         lines.append(
             "recovered, mean over the targets that all seeds have: "
-            f"{_interval_text(_by_seed(summaries))}.\n"
+            f"{over_seeds(recovered_by_seed(summaries))}.\n"
         )
     return "\n" + "\n".join(lines)
 
@@ -544,7 +544,13 @@ def _named(targets: tuple, by_targets: Mapping[tuple, object]) -> str:
     return f", target {', '.join(map(str, targets))}"
 
 
-def _interval_text(values: Sequence[float | None], digits: int = 2) -> str:
+def over_seeds(values: Sequence[float | None], digits: int = 2) -> str:
+    """Returns the mean of one value a seed in words, with its 95% interval.
+
+    Args:
+      values: one a seed; None where it is not defined.
+      digits: after the point.
+    """
     if not values:
         return "no target that all seeds have"
     mean = _mean(values)
