@@ -9,7 +9,7 @@ import dataclasses
 import enum
 import pathlib
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tff_leak.errors import InputError
 from tff_leak.report.results_tables import over_seeds, recovered_by_seed, table
@@ -126,9 +126,19 @@ def _pictures(summaries: Sequence[Mapping]) -> str:
     people = [s["identity"]["pooled"]["attack"] for s in summaries if s.get("identity")]
     if people:
         parts.append(f"right person nearest {over_seeds(people)}")
+    epsilons = {summary.get("epsilon") for summary in summaries} - {None}
+    if epsilons:
+        found = " to ".join(f"{one:.3g}" for one in _ends(epsilons))
+        parts.append(f"epsilon {found} in all")
     accuracies = [summary["task_accuracy"]["attack"] for summary in summaries]
     parts.append(f"task accuracy {sum(accuracies) / len(accuracies):.2f}")
     return ", ".join(parts)
+
+
+def _ends(values: Iterable[float | str]) -> list[float]:
+    """The least and the largest, or the only one."""
+    ordered = sorted({float(value) for value in values})
+    return list(dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def _passive(summaries: Sequence[Mapping]) -> list[float | None]:
@@ -170,11 +180,16 @@ def _server_gan(summaries: Sequence[Mapping]) -> str:
     score = over_seeds([one["recovered"] for one in pooled])
     found = f"recovered {score}, leans as it should in {sum(told)} of {len(told)}"
     quality = [s["quality"]["attack"] for s in summaries if "quality" in s]
-    if not quality:
-        return found
-    scores = [one["inception_score"] for one in quality]
-    real = [one["real_inception_score"] for one in quality]
-    return f"{found}{_inception(scores, real)}"
+    if quality:
+        scores = [one["inception_score"] for one in quality]
+        real = [one["real_inception_score"] for one in quality]
+        found += _inception(scores, real)
+    curves = [summary.get("task_accuracy_by_round", {}) for summary in summaries]
+    if all("honest" in curve for curve in curves):
+        ends = {arm: [curve[arm][-1] for curve in curves] for arm in _FIGURE_7}
+        attack, honest = (sum(values) / len(values) for values in ends.values())
+        found += f", task accuracy {attack:.2f} (without an attack {honest:.2f})"
+    return found
 
 
 def _key_protected(summaries: Sequence[Mapping]) -> str:
@@ -212,6 +227,8 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
 
 
 _SHOWN = 6
+# The shared model under the attack and without it.
+_FIGURE_7 = ("attack", "honest")
 # Where a study's rows are, which of their figures is shown, and its name.
 _KEY_STUDIES = {
     "accuracy": ("accuracy", "participant_accuracy", "accuracy"),
