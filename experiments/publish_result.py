@@ -42,11 +42,19 @@ def main(argv: list[str]) -> None:
     docs = pathlib.Path(_DOCS.value)
     for run in _RUN.value:
         _copy(pathlib.Path(run), docs / "results")
+    atomic_write_text(docs / "results.md", render(docs))
+    print(f"Page: {docs / 'results.md'}")
+
+
+def render(docs: pathlib.Path) -> str:
+    """Returns the page of all that is published in a documentation's folder.
+
+    Raises:
+      InputError: if a summary or the folder's `claims.toml` cannot be read.
+    """
     known = docs / "claims.toml"
     judged = claims.read_claims(known) if known.is_file() else {}
-    page = results.render(docs / "results", _descriptions(), judged)
-    atomic_write_text(docs / "results.md", page)
-    print(f"Page: {docs / 'results.md'}")
+    return results.render(docs / "results", _descriptions(), judged)
 
 
 def _copy(run: pathlib.Path, root: pathlib.Path) -> None:

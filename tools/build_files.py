@@ -17,7 +17,7 @@ Comments in a module add what cannot be seen from its syntax tree:
     # bazel: size = large            (tests: a limit of 900 s, not 300 s)
     # bazel: tags = slow             (left out by --test_tag_filters=-slow)
     # bazel: dep = tff_leak.errors   (a module that is imported by a computed name)
-    # bazel: data = docs/composing.md
+    # bazel: data = docs/composing.md    (or a folder, with all that is in it)
 
 Third-party packages do not appear: they come from the virtual environment that the
 lock file describes (see the BUILD file of the root).
@@ -244,14 +244,20 @@ def _named_modules(
 
 
 def _files_read(module: Module, root: pathlib.Path) -> Iterator[str]:
-    """Yields the files, Python apart, that a test names by their path in the tree."""
-    for text in (*_strings(module), *module.pragmas.get("data", ())):
+    """Yields the files, Python apart, that a test names by their path in the tree.
+
+    A folder only where a comment names it: many strings are one by chance.
+    """
+    commented = module.pragmas.get("data", ())
+    for text in (*_strings(module), *commented):
         path = pathlib.PurePosixPath(text)
         if not text or "\n" in text or path.is_absolute() or ".." in path.parts:
             continue
         if path.name == "BUILD":  # Whether it exists depends on this program.
             continue
-        if path.suffix != ".py" and len(text) < 200 and (root / path).is_file():
+        if path.suffix == ".py" or len(text) >= 200:
+            continue
+        if (root / path).is_file() or (text in commented and (root / path).is_dir()):
             yield path.as_posix()
 
 

@@ -78,20 +78,42 @@ def test_a_verdict_needs_a_run():
 def test_epsilons_are_a_range():
     assert "epsilon" not in in_brief([_drawn(0, 3, 0.4, epsilon=None)])
     one = _drawn(0, 3, 0.4, epsilon=24.7)
-    assert "epsilon 24.7 in all" in in_brief([one])
+    assert "epsilon, total, 24.7, " in in_brief([one])
     # JSON has no infinity: it is a word there.
-    text = in_brief([one, _drawn(1, 3, 0.4, epsilon="inf")])
-    assert "epsilon 24.7 to inf in all" in text
+    text = in_brief([one, _drawn(1, 3, 0.4, epsilon="infinity")])
+    assert "epsilon, total, 24.7 to inf, " in text
+
+
+def test_verdicts_that_are_not_defined_do_not_count():
+    run = _drawn(0, 3, 0.9)
+    run["targets"].append({"reached": {"value": None}, "extra_controls": {}})
+    assert "reached 1 of 1" in in_brief([run])
+    run["targets"][0]["reached"]["value"] = None
+    assert "reached" not in in_brief([run])
+
+
+def test_the_last_half_of_the_rounds_where_all_have_it():
+    runs = [_drawn(seed, 3, 0.9) for seed in (0, 1)]
+    runs[0]["pooled"]["late_recovered"] = {"attack": 0.25, "control": -1.0}
+    assert "in the last half of the rounds 0.25 (one seed)" in in_brief(runs[:1])
+    assert "last half" not in in_brief(runs)
 
 
 def test_people_and_no_influence():
-    run = _drawn(0, 3, 1.25, identity={"pooled": {"attack": 0.9}})
-    assert "right person nearest 0.90 (one seed)" in in_brief([run])
-    assert "without influence" not in in_brief([run])
-    run["targets"][0]["extra_controls"]["passive"] = {"recovered": -0.5}
-    assert "without influence -0.50 (one seed)" in in_brief([run])
-    # Of runs some of which lack it, the mean would be of others.
-    assert "without influence" not in in_brief([run, _drawn(1, 3, 1.0)])
+    def run(target, shown):
+        found = _drawn(0, target, 1.25, identity={"pooled": {"attack": shown}})
+        found["targets"][0]["extra_controls"]["passive"] = {"recovered": shown - 1}
+        found["task_accuracy"]["passive"] = 0.95
+        return found
+
+    # Two targets of one seed are no two seeds.
+    text = in_brief([run(3, 0.9), run(4, 0.5)])
+    assert "right person nearest 0.70 (one seed)" in text
+    assert "without influence -0.30 (one seed)" in text
+    assert text.endswith("task accuracy 0.80 (without influence 0.95)")
+    # Of runs some of which lack them, means would be of others.
+    text = in_brief([run(3, 0.9), _drawn(1, 3, 1.0)])
+    assert "without influence" not in text and "person" not in text
 
 
 def test_a_malicious_server_and_an_inversion_have_table_threes_score():
@@ -117,8 +139,25 @@ def test_a_malicious_server_and_an_inversion_have_table_threes_score():
         "reference": {"inception_score": 9.0},
     }
     assert in_brief([run]).endswith("Inception Score 1.50 (one seed) (real 9.00)")
-    run["pooled"]["reference"] = {"inception_score": None}
+    run["pooled"]["attack"] = {"inception_score": None}
     assert "Inception" not in in_brief([run])
+
+
+def test_a_malicious_server_over_seeds():
+    def run(seed, recovered):
+        one = {"target": 3, "succeeded": recovered > 0.3}
+        found = {"experiment": "server_gan", "seed": seed, "targets": [one]}
+        return found | {"pooled": {"recovered": recovered}}
+
+    text = in_brief([run(0, 0.2), run(1, 0.4)])
+    assert text == (
+        "recovered 0.30 [-0.97, 1.57] (2 seeds), leans as it should in 1 of 2"
+    )
+
+
+def test_an_experiment_that_speaks_of_no_claim_is_refused():
+    with pytest.raises(InputError, match="'dssgd': expected one of client_gan"):
+        in_brief([{"experiment": "dssgd"}])
 
 
 def test_keys_by_their_size():
@@ -130,8 +169,8 @@ def test_keys_by_their_size():
 
     runs = [accuracy(0, 0.8), accuracy(1, 0.9)]
     assert in_brief(runs) == (
-        "accuracy d = 10: 0.85 [0.21, 1.49] (2 seeds); "
-        "d = 1024: 1.00 [1.00, 1.00] (2 seeds)"
+        "accuracy d = 10: 0.850 [0.215, 1.485] (2 seeds); "
+        "d = 1024: 1.000 [1.000, 1.000] (2 seeds)"
     )
     many = [
         {"dimension": d, "distribution": "normal", "largest": 1 / d}
@@ -139,24 +178,48 @@ def test_keys_by_their_size():
     ]
     run = {"experiment": "key_protected", "study": "orthogonality", "seed": 0}
     text = in_brief([run | {"keys": many}])
-    assert "normal, d = 1: 1.00 (one seed); normal, d = 2: 0.50" in text
+    assert "normal, d = 1: 1.000 (one seed); normal, d = 2: 0.500" in text
     assert "d = 32" in text and "d = 8" not in text
 
 
+def test_classes_that_are_shared():
+    def row(own, others=0.1):
+        return {"own": own, "others": others}
+
+    one = {"dimension": 10, "participant_accuracy": 0.9}
+    one["class_scores"] = [row([0.9]), row([0.6, 0.8]), row([0.7, 0.7])]
+    run = {"experiment": "key_protected", "study": "accuracy", "seed": 0}
+    assert in_brief([run | {"accuracy": [one]}]) == (
+        "accuracy d = 10: 0.900 (one seed)<br>"
+        "mean score of shared classes d = 10: 0.700 (one seed)"
+    )
+    keys = [{"dimension": 64, "score_largest": 0.75, "other_largest": 0.4}]
+    run |= {"study": "shared_classes", "keys": keys}
+    assert in_brief([run]) == (
+        "largest score d = 64: 0.750 (one seed)<br>"
+        "largest product with another d = 64: 0.400 (one seed)"
+    )
+
+
 def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
-    def run(seed, target, known, best):
-        one = {"guess": "known", "dimension": 64, "largest": None}
-        one["pooled"] = {"targets": [target], "recovered": known}
+    def run(seed, target, near, best):
+        one = {"guess": "0.5", "dimension": 64, "largest": None}
+        one["pooled"] = {"targets": [target], "recovered": near}
         random = {"guess": "random", "dimension": 64, "pooled": one["pooled"]}
-        random["largest"] = {"attack": {"recovered": best}, "control": None}
+        figures = {kind: {"recovered": value} for kind, value in best.items()}
+        random["largest"] = {"control": None} | figures
         found = {"experiment": "key_protected", "study": "attack", "seed": seed}
         return found | {"attacks": [one, random]}
 
     # Two targets of one seed are no two seeds.
-    text = in_brief([run(0, 3, 0.2, -0.5), run(0, 4, 0.6, -0.1)])
+    best = {"attack": -0.5, "control": 0.1}
+    text = in_brief([run(0, 3, 0.2, best), run(0, 4, 0.6, best | {"attack": -0.1})])
     assert text == (
-        "recovered known, d = 64: 0.40 (one seed); random, d = 64: -0.30 (one seed)"
+        "recovered<br>distance 0.5, d = 64: 0.40 (one seed)<br>"
+        "random, d = 64, class shown best: -0.30 (one seed), control 0.10 (one seed)"
     )
+    text = in_brief([run(0, 3, 0.2, {"attack": -0.5})])
+    assert text.endswith("class shown best: -0.50 (one seed)")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +233,12 @@ def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
             "paper_says = 'x'\npresets = []\nverdict = 'splendid'\n",
             "splendid",
         ),
+        (
+            "[[paper]]\ntitle = 'P'\n[[paper.claim]]\nfigure = '1'\n"
+            "paper_says = 'x'\npresets = 'fig6'\n",
+            "not a list",
+        ),
+        ("[[paper]]\ntitle = 'P'\nclaim = []\n" * 2, "two papers have one title"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, text, message):

@@ -127,7 +127,9 @@ def test_one_seed_and_undefined_values(tmp_path):
     _write(tmp_path, "undefined", _summary(0, None))
     page = results.render(tmp_path, {})
     assert _rows(page, "undefined")[0]["recovered"] == "not defined"
-    assert "not defined for every seed" in page
+    assert "recovered: not defined.\n" in page
+    _write(tmp_path, "undefined", _summary(1, 0.4))
+    assert "recovered: not defined for every seed.\n" in results.render(tmp_path, {})
 
 
 def test_summaries_older_than_a_figure_say_so(tmp_path):

@@ -195,6 +195,16 @@ def test_strings_of_a_test(tmp_path, source):
     assert f'deps = ["{expected}"]' in text
 
 
+def test_a_folder_is_read_only_where_a_comment_names_it(tmp_path):
+    text = "# bazel: data = docs\nNAMES = ('docs', 'other')\n"
+    files = {"docs/a.md": "", "other/b.md": "", "tests/test_it.py": text}
+    _write(tmp_path, files)
+    files = build_files.build_files(tmp_path)
+    assert 'data = ["//:docs"]' in files["tests/BUILD"]
+    assert '    "docs",\n' in files["BUILD"]
+    assert "other" not in files["tests/BUILD"] + files["BUILD"]
+
+
 def test_docstring_is_no_dependency(tmp_path):
     _write(
         tmp_path,

@@ -7,7 +7,9 @@ finished run is refused; a finished run without a verdict is shown as not judged
 
 import dataclasses
 import enum
+import operator
 import pathlib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -52,18 +54,23 @@ def read_claims(path: pathlib.Path) -> dict[str, tuple[Claim, ...]]:
     """
     try:
         papers = tomllib.loads(path.read_text(encoding="utf-8"))["paper"]
-        return {
+        claims = {
             paper["title"]: tuple(_claim(**claim) for claim in paper["claim"])
             for paper in papers
         }
+        if len(claims) < len(papers):
+            raise ValueError("two papers have one title")
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: {type(error).__name__} {error}; expected papers with a title and "
             "claims, as its first lines describe them; correct it"
         ) from None
+    return claims
 
 
 def _claim(presets: Sequence[str], verdict: str = "", **words: str) -> Claim:
+    if not isinstance(presets, list):
+        raise TypeError(f"presets is {presets!r}, not a list of names")
     found = Verdict(verdict) if verdict else None
     return Claim(presets=tuple(presets), verdict=found, **words)
 
@@ -108,31 +115,74 @@ def _row(claim: Claim, runs: Mapping[str, Sequence[Mapping]]) -> list[str]:
 
 
 def in_brief(summaries: Sequence[Mapping]) -> str:
-    """Returns the figures of one preset's finished runs that decide about a claim."""
-    return _BRIEF[summaries[0]["experiment"]](summaries)
+    """Returns the figures of one preset's finished runs that decide about a claim.
+
+    Raises:
+      InputError: if runs of this kind speak of no claim.
+    """
+    experiment = summaries[0]["experiment"]
+    if experiment not in _BRIEF:
+        raise InputError(
+            f"a claim names runs of {experiment!r}: expected one of "
+            f"{', '.join(_BRIEF)}; name other presets"
+        )
+    return _BRIEF[experiment](summaries)
 
 
 def _pictures(summaries: Sequence[Mapping]) -> str:
     """Of attacks that draw a class: recovered, reached, the right person."""
     parts = [f"recovered {over_seeds(recovered_by_seed(summaries))}"]
-    verdicts = [
-        one["reached"]["value"] for summary in summaries for one in summary["targets"]
-    ]
+    pooled = [summary["pooled"] for summary in summaries]
+    late = [one.get("late_recovered", {}).get("attack") for one in pooled]
+    if None not in late:
+        found = _by_seed(summaries, late)
+        parts.append(f"in the last half of the rounds {over_seeds(found)}")
     passive = _passive(summaries)
     if passive:
         parts.append(f"without influence {over_seeds(passive)}")
-    if None not in verdicts:
-        parts.append(f"reached {sum(verdicts)} of {len(verdicts)}")
+    verdicts = [
+        one["reached"]["value"] for summary in summaries for one in summary["targets"]
+    ]
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if known:
+        parts.append(f"reached {sum(known)} of {len(known)}")
     people = [s["identity"]["pooled"]["attack"] for s in summaries if s.get("identity")]
-    if people:
-        parts.append(f"right person nearest {over_seeds(people)}")
+    if len(people) == len(summaries):
+        found = over_seeds(_by_seed(summaries, people))
+        parts.append(f"right person nearest {found}")
     epsilons = {summary.get("epsilon") for summary in summaries} - {None}
     if epsilons:
         found = " to ".join(f"{one:.3g}" for one in _ends(epsilons))
-        parts.append(f"epsilon {found} in all")
-    accuracies = [summary["task_accuracy"]["attack"] for summary in summaries]
-    parts.append(f"task accuracy {sum(accuracies) / len(accuracies):.2f}")
-    return ", ".join(parts)
+        parts.append(f"epsilon, total, {found}")
+    return ", ".join([*parts, _task_accuracy(summaries)])
+
+
+def _task_accuracy(summaries: Sequence[Mapping]) -> str:
+    """The mean over runs, and where all have it that without influence."""
+    curves = [summary["task_accuracy"] for summary in summaries]
+    text = f"task accuracy {_mean([one['attack'] for one in curves]):.2f}"
+    if all("passive" in one for one in curves):
+        passive = _mean([one["passive"] for one in curves])
+        text += f" (without influence {passive:.2f})"
+    return text
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _by_seed(
+    summaries: Sequence[Mapping], values: Sequence[float | None]
+) -> list[float | None]:
+    """Means by seed of one value a summary, as those of `recovered`."""
+    runs = [
+        {
+            "seed": summary["seed"],
+            "pooled": {"targets": summary["pooled"]["targets"], "recovered": value},
+        }
+        for summary, value in zip(summaries, values, strict=True)
+    ]
+    return recovered_by_seed(runs)
 
 
 def _ends(values: Iterable[float | str]) -> list[float]:
@@ -143,20 +193,14 @@ def _ends(values: Iterable[float | str]) -> list[float]:
 
 def _passive(summaries: Sequence[Mapping]) -> list[float | None]:
     """By seed `recovered` of the same without influence, if every run has it."""
-    runs = [
-        {
-            "seed": summary["seed"],
-            "pooled": {
-                "targets": (one["target"],),
-                "recovered": one["extra_controls"]["passive"]["recovered"],
-            },
-        }
-        for summary in summaries
-        for one in summary["targets"]
-        if "passive" in one["extra_controls"]
-    ]
-    complete = len(runs) == sum(len(summary["targets"]) for summary in summaries)
-    return recovered_by_seed(runs) if runs and complete else []
+    values = []
+    for summary in summaries:
+        controls = [one["extra_controls"] for one in summary["targets"]]
+        if not all("passive" in one for one in controls):
+            return []
+        found = [one["passive"]["recovered"] for one in controls]
+        values.append(None if None in found else _mean(found))
+    return _by_seed(summaries, values)
 
 
 def _inversion(summaries: Sequence[Mapping]) -> str:
@@ -169,8 +213,7 @@ def _inversion(summaries: Sequence[Mapping]) -> str:
 def _inception(scores: Sequence[float | None], real: Sequence[float | None]) -> str:
     if None in [*scores, *real]:
         return ""
-    of_real = sum(real) / len(real)
-    return f", Inception Score {over_seeds(scores)} (real {of_real:.2f})"
+    return f", Inception Score {over_seeds(scores)} (real {_mean(real):.2f})"
 
 
 def _server_gan(summaries: Sequence[Mapping]) -> str:
@@ -187,7 +230,7 @@ def _server_gan(summaries: Sequence[Mapping]) -> str:
     curves = [summary.get("task_accuracy_by_round", {}) for summary in summaries]
     if all("honest" in curve for curve in curves):
         ends = {arm: [curve[arm][-1] for curve in curves] for arm in _FIGURE_7}
-        attack, honest = (sum(values) / len(values) for values in ends.values())
+        attack, honest = (_mean(values) for values in ends.values())
         found += f", task accuracy {attack:.2f} (without an attack {honest:.2f})"
     return found
 
@@ -197,43 +240,88 @@ def _key_protected(summaries: Sequence[Mapping]) -> str:
     study = summaries[0]["study"]
     if study == "attack":
         return _key_attacks(summaries)
-    rows, figure, text = _KEY_STUDIES[study]
-    found: dict[str, list[float]] = {}
-    for summary in summaries:
-        for row in summary[rows]:
-            words = [row.get("distribution"), f"d = {row['dimension']}"]
-            setting = ", ".join(word for word in words if word)
-            found.setdefault(setting, []).append(row[figure])
-    # Of many, what a reader looks for stands at the ends; the rest is in the table.
-    shown = list(found) if len(found) <= _SHOWN else [*found][:2] + [*found][-2:]
-    return f"{text} {'; '.join(f'{name}: {over_seeds(found[name])}' for name in shown)}"
+    rows, figures = _KEY_STUDIES[study]
+    parts = []
+    for text, figure in figures.items():
+        found: dict[str, list[float]] = {}
+        for summary in summaries:
+            for row in summary[rows]:
+                value = figure(row)
+                if value is not None:
+                    words = [row.get("distribution"), f"d = {row['dimension']}"]
+                    setting = ", ".join(word for word in words if word)
+                    found.setdefault(setting, []).append(value)
+        # Of many, what a reader looks for stands at the ends; the rest is in the table.
+        shown = [*found] if len(found) <= _SHOWN else [*found][:2] + [*found][-2:]
+        lines = [f"{name}: {over_seeds(found[name], 3)}" for name in shown]
+        if lines:
+            parts.append(f"{text} {'; '.join(lines)}")
+    return "<br>".join(parts)
+
+
+def _shared_score(row: Mapping) -> float | None:
+    """The mean score of classes that participants share, each with its own key."""
+    rows = row.get("class_scores", [])
+    shared = [value for one in rows if len(one["own"]) > 1 for value in one["own"]]
+    return _mean(shared) if shared else None
 
 
 def _key_attacks(summaries: Sequence[Mapping]) -> str:
-    """`recovered` by guess and key size; without a target of the class shown best."""
+    """`recovered` by guess and key size; without a target of the class shown best.
+
+    What is best of several is high by choice, for the control as well, which so stands
+    beside it.
+    """
     runs: dict[str, list[Mapping]] = {}
+    controls: dict[str, list[Mapping]] = {}
     for summary in summaries:
         for attack in summary["attacks"]:
+            name = f"{_guess(attack['guess'])}, d = {attack['dimension']}"
             pooled, largest = attack["pooled"], attack["largest"]
             if largest is not None:
-                pooled = {"targets": (), "recovered": largest["attack"]["recovered"]}
-            name = f"{attack['guess']}, d = {attack['dimension']}"
+                pooled = {"targets": (), **largest["attack"]}
+                if largest["control"] is not None:
+                    control = {"targets": (), **largest["control"]}
+                    of_control = {"seed": summary["seed"], "pooled": control}
+                    controls.setdefault(name, []).append(of_control)
+                name = f"{name}, class shown best"
             run = {"seed": summary["seed"], "pooled": pooled}
             runs.setdefault(name, []).append(run)
-    return "recovered " + "; ".join(
-        f"{name}: {over_seeds(recovered_by_seed(found))}"
-        for name, found in runs.items()
-    )
+    lines = []
+    for name, found in runs.items():
+        text = f"{name}: {over_seeds(recovered_by_seed(found))}"
+        control = controls.get(name.removesuffix(", class shown best"))
+        if control:
+            text += f", control {over_seeds(recovered_by_seed(control))}"
+        lines.append(text)
+    return f"recovered<br>{'<br>'.join(lines)}"
+
+
+def _guess(text: str) -> str:
+    """An adversary's key in words; a number is a distance."""
+    return f"distance {text}" if re.fullmatch(r"[\d.]+", text) else text
 
 
 _SHOWN = 6
 # The shared model under the attack and without it.
 _FIGURE_7 = ("attack", "honest")
-# Where a study's rows are, which of their figures is shown, and its name.
-_KEY_STUDIES = {
-    "accuracy": ("accuracy", "participant_accuracy", "accuracy"),
-    "orthogonality": ("keys", "largest", "largest product"),
-    "shared_classes": ("keys", "score_mean", "mean score"),
+# Where a study's rows are, and which of their figures are shown, by their names.
+_KEY_STUDIES: Mapping[str, tuple[str, Mapping[str, Callable]]] = {
+    "accuracy": (
+        "accuracy",
+        {
+            "accuracy": operator.itemgetter("participant_accuracy"),
+            "mean score of shared classes": _shared_score,
+        },
+    ),
+    "orthogonality": ("keys", {"largest product": operator.itemgetter("largest")}),
+    "shared_classes": (
+        "keys",
+        {
+            "largest score": operator.itemgetter("score_largest"),
+            "largest product with another": operator.itemgetter("other_largest"),
+        },
+    ),
 }
 _BRIEF: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "client_gan": _pictures,

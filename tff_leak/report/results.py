@@ -43,9 +43,11 @@ held-out ones are. Of faces the reference is two real pictures: its spread is no
 
 _CLAIMS = """## What the papers say, and what came out
 
-Verdicts are of people who looked at figures and pictures (`docs/claims.toml`). A preset
-with `_small` has 200 images a digit, not 6,000, or smaller networks; what else differs
-stands with each preset below.
+Verdicts (`docs/claims.toml`) are of whoever looked at the figures and pictures; the
+figures are read from the runs. A preset with `_small` has 200 images a digit, not
+6,000, or smaller networks, fewer rounds and higher rates; what else differs stands with
+each preset below. Our Inception Scores have our judge as the feature network and
+compare with none of a paper.
 """
 
 _OVERVIEW = (
