@@ -145,7 +145,14 @@ def _comparison(
     for key, axis in (("distance", "distance of the guess"), ("effort", "effort")):
         series = _recovered_over(attacks, key)
         if series:
-            drawn = figures.curves(series, "recovered", xlabel=axis)
+            drawn = figures.curves(
+                series,
+                "recovered",
+                xlabel=axis,
+                levels={"floor": 0.0, "real pictures": 1.0},
+                few=True,
+                logarithmic=key == "effort",
+            )
             figures.save(drawn, directory.figures / f"recovered_{key}.png")
             pictures.append((f"recovered over the {axis}", figures.png(drawn)))
     text = (

@@ -131,6 +131,20 @@ def test_save_is_atomic_and_leaves_nothing_beside(tmp_path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_few_chosen_values_are_named_on_the_axis():
+    series = {"best": ([100, 10000], [0.1, 0.2]), "ascent": ([10, 100], [0.3, 0.4])}
+    drawn = figures.curves(series, "recovered", few=True, logarithmic=True)
+    (axes,) = drawn.axes
+    assert axes.get_xscale() == "log"
+    assert list(axes.get_xticks()) == [10, 100, 10000]
+    names = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert names == ["10", "100", "10000"]
+    assert [line.get_marker() for line in axes.lines] == ["o", "o"]
+    (axes,) = figures.curves(series, "recovered").axes
+    assert axes.get_xscale() == "linear"
+    assert [line.get_marker() for line in axes.lines] == ["None", "None"]
+
+
 def test_bad_input():
     images = np.zeros((2, 8, 8, 1))
     with pytest.raises(errors.InputError, match="do not pair"):

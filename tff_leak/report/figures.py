@@ -127,6 +127,8 @@ def curves(
     xlabel: str = "round",
     levels: Mapping[str, float | None] | None = None,
     ylimits: tuple[float, float] | None = None,
+    few: bool = False,
+    logarithmic: bool = False,
 ) -> figure.Figure:
     """Figures over the rounds, e.g. accuracy, judge share, similarity or loss.
 
@@ -137,6 +139,9 @@ def curves(
       levels: Horizontal dashed lines by name, e.g. floor and reference; None is left
         out.
       ylimits: Lowest and highest y; None fits the data.
+      few: Whether the xs are a handful of chosen values, not a count: points are
+        marked, and named on the axis.
+      logarithmic: Whether the x-axis is; all xs above 0.
 
     Raises:
       InputError: If there is no series, or one differs in length from its xs.
@@ -149,7 +154,7 @@ def curves(
     drawn = figure.Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = drawn.add_subplot()
     for i, (name, (xs, ys)) in enumerate(series.items()):
-        _draw_series(axes, i, name, xs, ys)
+        _draw_series(axes, i, name, xs, ys, marked=few)
     known = {name: y for name, y in (levels or {}).items() if y is not None}
     for i, (name, level) in enumerate(known.items()):
         axes.axhline(
@@ -163,6 +168,12 @@ def curves(
     if ylimits is not None:
         axes.set_ylim(*ylimits)
     _style(axes)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    if few:
+        named = sorted({x for xs, _ in series.values() for x in xs})
+        axes.set_xticks(named, [f"{x:g}" for x in named])
     if len(series) + len(known) > 1:
         drawn.legend(
             loc="outside upper left",
@@ -337,6 +348,7 @@ def _draw_series(
     name: str,
     xs: Sequence[float],
     ys: Sequence[float | None],
+    marked: bool = False,
 ) -> None:
     if len(xs) != len(ys):
         raise errors.InputError(
@@ -351,7 +363,7 @@ def _draw_series(
         values,
         color=_COLOURS[position % len(_COLOURS)],
         linestyle=("-", "--", ":")[position // len(_COLOURS) % 3],
-        marker="o" if lonely else None,
+        marker="o" if lonely or marked else None,
         linewidth=1.8,
         label=name,
     )
