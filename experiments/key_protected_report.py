@@ -47,11 +47,6 @@ def _attack_report(
     first = _strongest(attacks)
     nouns = nouns_of(data.source)
     text, kind = html.verdict(first["pooled"], nouns=nouns)
-    told = "" if _is_unaided(first) else ", told of the key"
-    which = (
-        f"Of {len(attacks)} attacks this verdict is of the strongest that was not told "
-        f"of the key, if any: {_title(first)}{told}."
-    )
     opening, *rest = text.split("\n\n")
     sections = [_overview(experiment, evaluation, directory)]
     sections.append(_comparison(attacks, directory))
@@ -65,7 +60,7 @@ def _attack_report(
     sections.append(_every_picture(experiment, evaluation))
     return html.Report(
         title=f"Class keys under attack on {_name(data)}",
-        verdict="\n\n".join([f"{opening} {which}", *rest]),
+        verdict="\n\n".join([f"{opening} {_which(attacks, first)}", *rest]),
         verdict_good=kind,
         facts=_attack_facts(evaluation.summary, first),
         sections=sections,
@@ -87,6 +82,19 @@ def _strongest(attacks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         return pooled["reached_count"], pooled["attack"]["judge_share"]
 
     return max(unaided or attacks, key=strength)
+
+
+def _which(attacks: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> str:
+    """Whose the verdict is, in a sentence."""
+    if _is_unaided(first):
+        return (
+            "This is the strongest of the attacks that were not told of the key: "
+            f"{_title(first)}."
+        )
+    told = f"told of the key, or of one near it: {_title(first)}."
+    if len(attacks) == 1:
+        return f"It was {told}"
+    return f"This is the strongest of {len(attacks)}, all {told}"
 
 
 def _is_unaided(attack: Mapping[str, Any]) -> bool:
@@ -430,7 +438,8 @@ def _keys_report(
 
 
 def _title(attack: Mapping[str, Any]) -> str:
-    return f"{attack['guess']}, d = {attack['dimension']}"
+    guess, near = attack["guess"], attack["distance"] is not None
+    return f"{'distance ' if near else ''}{guess}, d = {attack['dimension']}"
 
 
 def _name(data: Data) -> str:

@@ -260,6 +260,20 @@ def test_the_verdict_is_of_the_strongest_attack_without_the_key():
     assert key_protected_report._strongest([attack("0.5", 0, 1.0, 0.5), known]) is known
 
 
+def test_the_verdict_says_whose_it_is():
+    def attack(guess, distance=None):
+        return {"guess": guess, "distance": distance, "dimension": 64}
+
+    known, near = attack("known"), attack("0.1", 0.1)
+    which = key_protected_report._which
+    text = which([known, attack("random")], attack("random"))
+    assert text.endswith("that were not told of the key: random, d = 64.")
+    assert which([known], known).startswith("It was told of the key")
+    text = which([known, near], near)
+    assert text.startswith("This is the strongest of 2, all told of the key")
+    assert text.endswith("distance 0.1, d = 64.")
+
+
 def test_in_a_control_without_a_target_the_adversary_keeps_shared_classes():
     guesses = parse_guesses(["random"])
     data = _data(participants="0-1;0,2")
