@@ -213,16 +213,24 @@ def overlap(key: np.ndarray, tables: Sequence[KeyTable], skip: Collection[int]) 
     Args:
       key: the guess, of length 1.
       tables: of all participants.
-      skip: numbers of the participants that do not count.
+      skip: numbers of the participants among whose keys it is not looked for.
 
     Returns:
-      {product, class}.
+      {product, class, rival}; the rival is the largest product with any other key,
+      those of `skip` and of fakes among them: a generator that is drawn to that one
+      instead does not show the class.
     """
     others = [table for number, table in enumerate(tables) if number not in skip]
     keys, classes = _all_keys(others)
     products = keys @ key
     best = int(products.argmax())
-    return {"product": float(products[best]), "class": int(classes[best])}
+    rest = [table.rows for number, table in enumerate(tables) if number in skip]
+    rest += [table.fakes for table in others] + [np.delete(keys, best, axis=0)]
+    return {
+        "product": float(products[best]),
+        "class": int(classes[best]),
+        "rival": float(np.max(np.concatenate(rest) @ key)),
+    }
 
 
 def _all_keys(tables: Sequence[KeyTable]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """The report of a run on key protection: pictures and figures of every guess."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -147,6 +148,7 @@ def _comparison(
     """All attacks in one table, and recovered over the distance or the effort."""
     header = ["attack", "class", "recovered", "reached", "judge share", "control's"]
     header += ["recovered, largest", "control's, largest", "product with nearest key"]
+    header += ["with the next one"]
     header += ["accuracy, all keys", "own keys"]
     rows = [_row(attack) for attack in attacks]
     pictures = []
@@ -174,6 +176,7 @@ def _comparison(
 
 def _row(attack: Mapping[str, Any]) -> list[object]:
     pooled, largest = attack["pooled"], attack["largest"]
+    nearest = max(attack["overlap"], key=operator.itemgetter("product"))
     control = pooled["control"]
     counted: list[object] = ["", ""]
     if largest:
@@ -190,7 +193,8 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
         pooled["attack"]["judge_share"],
         control["judge_share"] if control else "not run",
         *counted,
-        max(one["product"] for one in attack["overlap"]),
+        nearest["product"],
+        nearest["rival"],
         attack["task_accuracy"],
         attack["own_accuracy"],
     ]

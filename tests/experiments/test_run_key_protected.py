@@ -204,8 +204,13 @@ class TestEvaluator:
         assert overlap(key, self.table, skip=()) == {
             "product": pytest.approx(0.8),
             "class": 2,
+            "rival": pytest.approx(0.8),  # Participant 1's key of its fakes.
         }
-        assert overlap(key, self.table, skip=(0,))["class"] == 1
+        # Whose keys are not looked at are rivals all the same.
+        found = overlap(key, self.table, skip=(0,))
+        assert found["class"] == 1 and found["rival"] == pytest.approx(0.8)
+        key = np.array([0.6, 0.0, 0.8], np.float32)
+        assert overlap(key, self.table, skip=())["rival"] == pytest.approx(0.6)
 
     def test_labels_become_rows_behind_the_fakes(self):
         data = Examples(np.zeros((3, 1, 1, 3), "f4"), np.array([2, 1, 2], "i4"))

@@ -1,5 +1,6 @@
 """The tables of `docs/results.md`, one for each kind of experiment."""
 
+import operator
 from collections.abc import Mapping, Sequence
 
 from tff_leak.metrics.score import confidence_interval
@@ -406,8 +407,10 @@ def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
             figures = largest[kind]
             found = "not run" if figures is None else figures.get(key, "")
             row[f"{owner}{text}, largest of classes"] = found
+    nearest = max(attack["overlap"], key=operator.itemgetter("product"))
     return row | {
-        "product with nearest key": max(o["product"] for o in attack["overlap"]),
+        "product with nearest key": nearest["product"],
+        "next one's": nearest.get("rival", _UNMEASURED),
         "accuracy, all keys": attack["task_accuracy"],
         "own keys": attack["own_accuracy"],
         "rounds": summary["rounds"],
