@@ -148,8 +148,7 @@ def _comparison(
     """All attacks in one table, and recovered over the distance or the effort."""
     header = ["attack", "class", "recovered", "reached", "judge share", "control's"]
     header += ["recovered, largest", "control's, largest", "product with nearest key"]
-    header += ["with the next one"]
-    header += ["accuracy, all keys", "own keys"]
+    header += ["with the next one", "accuracy, all keys", "own keys"]
     rows = [_row(attack) for attack in attacks]
     pictures = []
     for key, axis in (("distance", "distance of the guess"), ("effort", "effort")):

@@ -26,6 +26,7 @@ def _drawn(seed, target, recovered, **more):
     one = {"target": target, "reached": {"value": recovered > 0.5}}
     one["extra_controls"] = {}
     pooled = {"targets": [target], "recovered": recovered}
+    pooled |= {"attack": {"judge_share": 0.9}, "control": {"judge_share": 0.1}}
     return {
         "experiment": "client_gan",
         "seed": seed,
@@ -58,7 +59,7 @@ def test_figures_stand_beside_the_claim():
     # t(1, .975) = 12.706, deviation .2828: half-width 2.54. Accuracies .8, .8, .9.
     assert cells["measured"] == (
         "[fig6](#fig6): recovered 0.60 [-1.94, 3.14] (2 seeds), reached 1 of 3, "
-        "task accuracy 0.83"
+        "judge's share 0.90 (control 0.10), task accuracy 0.83"
     )
 
 
@@ -102,13 +103,14 @@ def test_the_last_half_of_the_rounds_where_all_have_it():
 def test_people_and_no_influence():
     def run(target, shown):
         found = _drawn(0, target, 1.25, identity={"pooled": {"attack": shown}})
+        found["identity"]["pooled"]["control"] = 0.25
         found["targets"][0]["extra_controls"]["passive"] = {"recovered": shown - 1}
         found["task_accuracy"]["passive"] = 0.95
         return found
 
     # Two targets of one seed are no two seeds.
     text = in_brief([run(3, 0.9), run(4, 0.5)])
-    assert "right person nearest 0.70 (one seed)" in text
+    assert "right person nearest 0.70 (one seed) (control 0.25)" in text
     assert "without influence -0.30 (one seed)" in text
     assert text.endswith("task accuracy 0.80 (without influence 0.95)")
     # Of runs some of which lack them, means would be of others.
@@ -135,11 +137,13 @@ def test_a_malicious_server_and_an_inversion_have_table_threes_score():
 
     run = _drawn(0, 3, 0.4) | {"experiment": "model_inversion"}
     run["pooled"] |= {
-        "attack": {"inception_score": 1.5},
+        "attack": {"inception_score": 1.5, "judge_share": 0.5},
+        "control": None,
         "reference": {"inception_score": 9.0},
     }
+    assert "judge's share 0.50 (control not run)" in in_brief([run])
     assert in_brief([run]).endswith("Inception Score 1.50 (one seed) (real 9.00)")
-    run["pooled"]["attack"] = {"inception_score": None}
+    run["pooled"]["attack"]["inception_score"] = None
     assert "Inception" not in in_brief([run])
 
 
@@ -203,9 +207,9 @@ def test_classes_that_are_shared():
 
 def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
     def run(seed, target, near, best):
-        one = {"guess": "0.5", "dimension": 64, "largest": None}
-        one["pooled"] = {"targets": [target], "recovered": near}
-        random = {"guess": "random", "dimension": 64, "pooled": one["pooled"]}
+        one = {"guess": "0.5", "distance": 0.5, "dimension": 64, "largest": None}
+        one["pooled"] = {"targets": [target], "recovered": near, "reached_count": 1}
+        random = one | {"guess": "random", "distance": None}
         figures = {kind: {"recovered": value} for kind, value in best.items()}
         random["largest"] = {"control": None} | figures
         found = {"experiment": "key_protected", "study": "attack", "seed": seed}
@@ -215,7 +219,7 @@ def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
     best = {"attack": -0.5, "control": 0.1}
     text = in_brief([run(0, 3, 0.2, best), run(0, 4, 0.6, best | {"attack": -0.1})])
     assert text == (
-        "recovered<br>distance 0.5, d = 64: 0.40 (one seed)<br>"
+        "recovered<br>distance 0.5, d = 64: 0.40 (one seed), reached 2 of 2<br>"
         "random, d = 64, class shown best: -0.30 (one seed), control 0.10 (one seed)"
     )
     text = in_brief([run(0, 3, 0.2, {"attack": -0.5})])
@@ -274,5 +278,5 @@ def test_our_claims_name_presets_that_exist():
 
 
 def _figures(names):
-    found = (re.match(r"[a-z]+_fig\d+", name) for name in names)
+    found = (re.match(r"[a-z]+_fig\d+[a-d]?(?=_|$)", name) for name in names)
     return {figure[0] for figure in found if figure}

@@ -9,12 +9,17 @@ import dataclasses
 import enum
 import operator
 import pathlib
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tff_leak.errors import InputError
-from tff_leak.report.results_tables import over_seeds, recovered_by_seed, table
+from tff_leak.report.results_tables import (
+    mean_of,
+    over_seeds,
+    recovered_by_seed,
+    shared_class_scores,
+    table,
+)
 
 _HEADER = ("figure", "in the paper", "here", "measured", "remark")
 
@@ -146,10 +151,13 @@ def _pictures(summaries: Sequence[Mapping]) -> str:
     known = [verdict for verdict in verdicts if verdict is not None]
     if known:
         parts.append(f"reached {sum(known)} of {len(known)}")
-    people = [s["identity"]["pooled"]["attack"] for s in summaries if s.get("identity")]
+    parts.append(f"judge's share {_beside_control(pooled, 'judge_share')}")
+    people = [s["identity"]["pooled"] for s in summaries if s.get("identity")]
     if len(people) == len(summaries):
-        found = over_seeds(_by_seed(summaries, people))
-        parts.append(f"right person nearest {found}")
+        found = over_seeds(_by_seed(summaries, [one["attack"] for one in people]))
+        controls = [one["control"] for one in people if one["control"] is not None]
+        beside = f" (control {mean_of(controls):.2f})" if controls else ""
+        parts.append(f"right person nearest {found}{beside}")
     epsilons = {summary.get("epsilon") for summary in summaries} - {None}
     if epsilons:
         found = " to ".join(f"{one:.3g}" for one in _ends(epsilons))
@@ -157,18 +165,22 @@ def _pictures(summaries: Sequence[Mapping]) -> str:
     return ", ".join([*parts, _task_accuracy(summaries)])
 
 
+def _beside_control(pooled: Sequence[Mapping], figure: str) -> str:
+    """A figure's mean over runs, and that of the controls that were run."""
+    controls = [one["control"][figure] for one in pooled if one.get("control")]
+    of_control = f"{mean_of(controls):.2f}" if controls else "not run"
+    attack = mean_of([one["attack"][figure] for one in pooled])
+    return f"{attack:.2f} (control {of_control})"
+
+
 def _task_accuracy(summaries: Sequence[Mapping]) -> str:
     """The mean over runs, and where all have it that without influence."""
     curves = [summary["task_accuracy"] for summary in summaries]
-    text = f"task accuracy {_mean([one['attack'] for one in curves]):.2f}"
+    text = f"task accuracy {mean_of([one['attack'] for one in curves]):.2f}"
     if all("passive" in one for one in curves):
-        passive = _mean([one["passive"] for one in curves])
+        passive = mean_of([one["passive"] for one in curves])
         text += f" (without influence {passive:.2f})"
     return text
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _by_seed(
@@ -199,7 +211,7 @@ def _passive(summaries: Sequence[Mapping]) -> list[float | None]:
         if not all("passive" in one for one in controls):
             return []
         found = [one["passive"]["recovered"] for one in controls]
-        values.append(None if None in found else _mean(found))
+        values.append(mean_of(found))
     return _by_seed(summaries, values)
 
 
@@ -213,7 +225,7 @@ def _inversion(summaries: Sequence[Mapping]) -> str:
 def _inception(scores: Sequence[float | None], real: Sequence[float | None]) -> str:
     if None in [*scores, *real]:
         return ""
-    return f", Inception Score {over_seeds(scores)} (real {_mean(real):.2f})"
+    return f", Inception Score {over_seeds(scores)} (real {mean_of(real):.2f})"
 
 
 def _server_gan(summaries: Sequence[Mapping]) -> str:
@@ -229,8 +241,8 @@ def _server_gan(summaries: Sequence[Mapping]) -> str:
         found += _inception(scores, real)
     curves = [summary.get("task_accuracy_by_round", {}) for summary in summaries]
     if all("honest" in curve for curve in curves):
-        ends = {arm: [curve[arm][-1] for curve in curves] for arm in _FIGURE_7}
-        attack, honest = (_mean(values) for values in ends.values())
+        attack = mean_of([curve["attack"][-1] for curve in curves])
+        honest = mean_of([curve["honest"][-1] for curve in curves])
         found += f", task accuracy {attack:.2f} (without an attack {honest:.2f})"
     return found
 
@@ -261,9 +273,8 @@ def _key_protected(summaries: Sequence[Mapping]) -> str:
 
 def _shared_score(row: Mapping) -> float | None:
     """The mean score of classes that participants share, each with its own key."""
-    rows = row.get("class_scores", [])
-    shared = [value for one in rows if len(one["own"]) > 1 for value in one["own"]]
-    return _mean(shared) if shared else None
+    shared = shared_class_scores(row.get("class_scores", []))
+    return mean_of(shared) if shared else None
 
 
 def _key_attacks(summaries: Sequence[Mapping]) -> str:
@@ -276,7 +287,8 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
     controls: dict[str, list[Mapping]] = {}
     for summary in summaries:
         for attack in summary["attacks"]:
-            name = f"{_guess(attack['guess'])}, d = {attack['dimension']}"
+            near = "" if attack["distance"] is None else "distance "
+            name = f"{near}{attack['guess']}, d = {attack['dimension']}"
             pooled, largest = attack["pooled"], attack["largest"]
             if largest is not None:
                 pooled = {"targets": (), **largest["attack"]}
@@ -290,6 +302,10 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
     lines = []
     for name, found in runs.items():
         text = f"{name}: {over_seeds(recovered_by_seed(found))}"
+        if all("reached_count" in run["pooled"] for run in found):
+            reached = sum(run["pooled"]["reached_count"] for run in found)
+            aimed = sum(len(run["pooled"]["targets"]) for run in found)
+            text += f", reached {reached} of {aimed}"
         control = controls.get(name.removesuffix(", class shown best"))
         if control:
             text += f", control {over_seeds(recovered_by_seed(control))}"
@@ -297,14 +313,7 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
     return f"recovered<br>{'<br>'.join(lines)}"
 
 
-def _guess(text: str) -> str:
-    """An adversary's key in words; a number is a distance."""
-    return f"distance {text}" if re.fullmatch(r"[\d.]+", text) else text
-
-
 _SHOWN = 6
-# The shared model under the attack and without it.
-_FIGURE_7 = ("attack", "honest")
 # Where a study's rows are, and which of their figures are shown, by their names.
 _KEY_STUDIES: Mapping[str, tuple[str, Mapping[str, Callable]]] = {
     "accuracy": (

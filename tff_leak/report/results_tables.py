@@ -351,10 +351,10 @@ def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
         over_seeds(recovered_by_seed(summaries)),
         ", ".join(str(target) for key in _shared(summaries) for target in key),
         f"{sum(known)} of {len(known)}" if known else None,
-        _mean([one["attack"]["judge_share"] for one in pooled]),
-        _mean([one["judge_share"] for one in controls]) if controls else "not run",
-        _mean([one["pooled"]["attack"] for one in people]) if people else "",
-        _mean([summary["task_accuracy"]["attack"] for summary in summaries]),
+        mean_of([one["attack"]["judge_share"] for one in pooled]),
+        mean_of([one["judge_share"] for one in controls]) if controls else "not run",
+        mean_of([one["pooled"]["attack"] for one in people]) if people else "",
+        mean_of([summary["task_accuracy"]["attack"] for summary in summaries]),
     ]
 
 
@@ -427,14 +427,19 @@ def _key_figures(one: Mapping) -> dict[str, object]:
     } | _shared_scores(one.get("class_scores", []))
 
 
+def shared_class_scores(rows: Sequence[Mapping]) -> list[float]:
+    """Returns the scores of classes with several keys, each with its own ones."""
+    return [value for row in rows if len(row["own"]) > 1 for value in row["own"]]
+
+
 def _shared_scores(rows: Sequence[Mapping]) -> dict[str, object]:
     """Of classes that participants share: the mean score with each of their keys."""
-    shared = [value for row in rows if len(row["own"]) > 1 for value in row["own"]]
+    shared = shared_class_scores(rows)
     if not shared:
         return {}
     others = [row["others"] for row in rows if len(row["own"]) > 1]
     return {
-        "shared classes' scores, mean": _mean(shared),
+        "shared classes' scores, mean": mean_of(shared),
         "least": min(shared),
         "with another key, largest": max(others),
     }
@@ -511,7 +516,7 @@ def recovered_by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
         if tuple(summary["pooled"]["targets"]) in shared:
             recovered = summary["pooled"]["recovered"]
             values.setdefault(summary["seed"], []).append(recovered)
-    return [_mean(of_seed) for of_seed in values.values()]
+    return [mean_of(of_seed) for of_seed in values.values()]
 
 
 def _shared(summaries: Sequence[Mapping]) -> list[tuple]:
@@ -556,13 +561,13 @@ def over_seeds(values: Sequence[float | None], digits: int = 2) -> str:
     """
     if not values:
         return "no target that all seeds have"
-    mean = _mean(values)
+    mean = mean_of(values)
     interval = None if mean is None else confidence_interval(values)
     return interval_text(mean, interval, len(values), digits)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None where a value is missing."""
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Returns the mean; None where a value is missing."""
     if None in values:
         return None
     return sum(values) / len(values)
