@@ -252,8 +252,14 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
             private=_initial_attacks(attack, network, data.federation, settings.seed),
             spending=spending,
         )
+    # The control, which lacks the target, is there to compare with: a federation of
+    # other data, whose epsilon is nobody's.
     goes_on = build_goes_on(
-        {arm.value: built.spending for arm, built in arms.items()},
+        {
+            arm.value: built.spending
+            for arm, built in arms.items()
+            if arm is not Arm.CONTROL
+        },
         settings.privacy_budget,
         len(data.federation.data),
     )
@@ -377,6 +383,7 @@ def evaluate(
         for arm, state in states.items()
     }
     private = settings.record_dp or settings.local_dp or settings.uploads.user_dp
+    attacked = [arm.value for arm in settings.arms if arm is not Arm.CONTROL]
     summary = {
         "experiment": "client_gan",
         "dataset": data.source.name,
@@ -386,8 +393,10 @@ def evaluate(
         "task_accuracy": accuracy,
         "judge_accuracy": judge.accuracy(data.reference),
         "visible_window": list(window),
-        "epsilon": for_json(epsilon_spent(directory.metrics_csv)),
-        "epsilon_turn": for_json(epsilon_spent(directory.metrics_csv, "epsilon_turn")),
+        "epsilon": for_json(epsilon_spent(directory.metrics_csv, attacked)),
+        "epsilon_turn": for_json(
+            epsilon_spent(directory.metrics_csv, attacked, "epsilon_turn")
+        ),
         "delta": private.delta if private else None,
         "neighbours": private.neighbours.name if private else None,
         "rounds_planned": settings.rounds,

@@ -4,7 +4,7 @@ import asyncio
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,20 +204,23 @@ def _privacy_metrics(
 
 
 def epsilon_spent(
-    metrics_csv: pathlib.Path, metric: str = "epsilon_total"
+    metrics_csv: pathlib.Path, arms: Iterable[str], metric: str = "epsilon_total"
 ) -> float | None:
     """Returns the budget that the most exposed participant of a run has spent.
 
     Args:
       metrics_csv: of the run, with a column `<arm>/<metric>` for each arm.
+      arms: whose participants are asked after. One that is there to compare with, and
+        has other data, spends something else, and nobody's secrets.
       metric: `epsilon_total`, or `epsilon_turn` for the price of one turn.
 
     Returns:
-      The largest over the arms at the last round; None without differential privacy.
+      The largest over these arms at the last round; None without differential privacy.
     """
     with open(metrics_csv, newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
-    spent = [float(text) for key, text in last.items() if key.endswith(f"/{metric}")]
+    columns = [f"{arm}/{metric}" for arm in arms]
+    spent = [float(last[column]) for column in columns if column in last]
     return max(spent, default=None)
 
 

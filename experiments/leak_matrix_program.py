@@ -1,5 +1,6 @@
 """A leak matrix: which cells there are, their jobs, and what came of them."""
 
+import collections
 import dataclasses
 import enum
 import json
@@ -178,20 +179,31 @@ def collect(
 ) -> dict[str, Any]:
     """Returns the matrix's part of `summary.json`: a dictionary a cell.
 
+    Its `code` says how many runs are of which version of the code, since a matrix that
+    is gone on with keeps those of before.
+
     Args:
       plan: what was to be run.
       outcomes: by job.
       directory: of the matrix.
     """
-    found = {}
-    for name, outcome in outcomes.items():
-        if outcome.ok:
-            path = directory / "cells" / name / "summary.json"
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            found[name] = figures.read(summary)
-    cells = [
-        _summary(cell, plan.seeds, outcomes, found) for cell in plan.cells.values()
-    ]
+    found: dict[str, figures.Figures] = {}
+    errors = {name: one.reason for name, one in outcomes.items() if not one.ok}
+    versions: collections.Counter[str] = collections.Counter()
+    for name in outcomes:
+        if name in errors:
+            continue
+        run = directory / "cells" / name
+        try:
+            found[name] = figures.read(_json(run / "summary.json"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            errors[name] = (
+                f"cells/{name}/summary.json cannot be read ({error!r}): remove it and "
+                "repeat the command"
+            )
+            continue
+        versions[_version(run)] += 1
+    cells = [_summary(cell, plan.seeds, errors, found) for cell in plan.cells.values()]
     counts = {
         status.value: sum(cell["status"] == status.value for cell in cells)
         for status in Status
@@ -201,8 +213,21 @@ def collect(
         "defences": [defence.name for defence in plan.defences],
         "seeds": list(plan.seeds),
         "counts": counts,
+        "code": dict(versions.most_common()),
         "cells": cells,
     }
+
+
+def _version(run: pathlib.Path) -> str:
+    """The commit that a run is of, as its configuration has it."""
+    try:
+        return _json(run / "config.json").get("git_commit") or "unknown"
+    except (OSError, ValueError):
+        return "unknown"
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _chosen(
@@ -289,7 +314,7 @@ def _job(
 def _summary(
     cell: Cell,
     seeds: Sequence[int],
-    outcomes: Mapping[str, Outcome],
+    errors: Mapping[str, str],
     found: Mapping[str, figures.Figures],
 ) -> dict[str, Any]:
     """One cell, as in `summary.json`."""
@@ -307,7 +332,7 @@ def _summary(
     }
     if cell.status is not Status.MEASURED:
         return summary
-    runs = [_run(cell, seed, outcomes, found) for seed in seeds]
+    runs = [_run(cell, seed, errors, found) for seed in seeds]
     failed = [run for run in runs if run["error"]]
     if failed:
         first = failed[0]
@@ -327,13 +352,13 @@ def _summary(
 def _run(
     cell: Cell,
     seed: int,
-    outcomes: Mapping[str, Outcome],
+    errors: Mapping[str, str],
     found: Mapping[str, figures.Figures],
 ) -> dict[str, Any]:
     """One seed of a cell."""
     name = _name(cell.attack.name, cell.defence.name, seed)
     if name not in found:
-        return {"seed": seed, "error": outcomes[name].reason}
+        return {"seed": seed, "error": errors[name]}
     own = found[name]
     undefended = found.get(_name(cell.attack.name, NO_DEFENCE.name, seed))
     run = dataclasses.asdict(own)

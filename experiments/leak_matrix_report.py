@@ -7,7 +7,7 @@ from experiments.leak_matrix_cells import NO_DEFENCE, Measure
 from experiments.leak_matrix_program import Status, run_directory
 from tff_leak.report import figures, html
 from tff_leak.report.html import PARTIAL_FROM
-from tff_leak.report.results_tables import interval_text
+from tff_leak.report.results_tables import code_text, interval_text
 from tff_leak.runtime.run_directory import RunDirectory
 
 ACCURACY_LOSS = 0.05
@@ -70,6 +70,7 @@ def write_report(summary: Mapping[str, Any], directory: RunDirectory) -> str:
             ("attacks", len(summary["attacks"])),
             ("defences, with none", len(summary["defences"])),
             ("seeds", ", ".join(map(str, summary["seeds"]))),
+            ("versions of the code, and their runs", code_text(summary)),
             ("cells measured", counts[Status.MEASURED.value]),
             ("cells failed", counts[Status.FAILED.value]),
             ("cells refused", counts[Status.REFUSED.value]),

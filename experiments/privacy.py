@@ -156,7 +156,7 @@ def build_goes_on(
     In a round every participant has a turn.
 
     Args:
-      spending: of each arm.
+      spending: of each arm that the budget is for, others among the states are not.
       budget: the largest epsilon; None for no end.
       participants: how many there are.
 
@@ -175,8 +175,8 @@ def build_goes_on(
     def goes_on(round_num: int, states: Mapping[str, Any]) -> bool:
         del round_num
         return all(
-            spending[name]([int(client.turn) + 1 for client in state.clients]) <= budget
-            for name, state in states.items()
+            of_arm([int(client.turn) + 1 for client in states[name].clients]) <= budget
+            for name, of_arm in spending.items()
         )
 
     return goes_on

@@ -236,8 +236,10 @@ def _summary(directory: RunDirectory, orders: list[str], clock: RunClock) -> dic
         "seed": directory.config["seed"],
         "rounds": len(rows),
         "seconds": clock.seconds(),
-        "epsilon": for_json(epsilon_spent(directory.metrics_csv)),
-        "epsilon_turn": for_json(epsilon_spent(directory.metrics_csv, "epsilon_turn")),
+        "epsilon": for_json(epsilon_spent(directory.metrics_csv, orders)),
+        "epsilon_turn": for_json(
+            epsilon_spent(directory.metrics_csv, orders, "epsilon_turn")
+        ),
         "delta": _delta(directory.config),
         "orders": figures,
     }

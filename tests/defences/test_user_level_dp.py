@@ -105,6 +105,18 @@ def test_adaptive_clipping_without_noise_goes_to_the_median():
     assert epsilon(_event(outputs[0]), DELTA) == math.inf
 
 
+@pytest.mark.parametrize("mechanism", list(Mechanism))
+@pytest.mark.parametrize("wrong", [np.inf, np.nan, 3e38], ids=str)
+def test_an_update_that_is_not_finite_counts_as_nothing(mechanism, wrong):
+    # It would reach everybody otherwise, and by no bound.
+    silent = dataclasses.replace(FIXED, mechanism=mechanism, noise_multiplier=0.0)
+    bad = (np.full(SIZE, wrong, np.float32), np.float32(0.5))
+    [output] = _run(silent, [*_values(0.5, count=39), bad])
+    updates, last = output.result
+    np.testing.assert_array_equal(updates, np.zeros(SIZE, np.float32))
+    np.testing.assert_allclose(last, 39 * 0.5 / 40, rtol=1e-5)
+
+
 def test_tree_noise_of_a_sum_grows_with_its_logarithm():
     settings = dataclasses.replace(FIXED, mechanism=Mechanism.TREE)
     outputs = _run(settings, _values(3.0), rounds=4)

@@ -27,7 +27,7 @@ from tff_leak.attacks import client_gan
 from tff_leak.data import partition, sources
 from tff_leak.defences.accounting import epsilon, repeated
 from tff_leak.defences.local_dp import LocalDp, upload_event
-from tff_leak.defences.record_level_dp import RecordLevelDp
+from tff_leak.defences.record_level_dp import RecordLevelDp, Sampling
 from tff_leak.defences.secure_aggregation import SecureAggregation, check_secure
 from tff_leak.defences.selective_sharing import SelectiveSharing
 from tff_leak.defences.sparse_vector import SparseVector, total_epsilon
@@ -236,6 +236,25 @@ def test_local_privacy_is_of_the_honest_alone(monkeypatch):
     with pytest.raises(InputError, match="--sparse_vector is given beside --local_dp"):
         both = _settings(local_dp=local, privacy=SparseVector(1.0))
         program.build_experiment(both, _data(per_class=5))
+
+
+def test_a_budget_is_of_those_who_are_attacked(monkeypatch):
+    monkeypatch.setattr(program.dssgd, "build_dssgd", mock.MagicMock())
+    monkeypatch.setattr(program, "check_process", lambda *_: None)
+    record_dp = RecordLevelDp(1.0, 2.0, Sampling.POISSON)
+    arms = [program.Arm.ATTACK, program.Arm.CONTROL]
+    settings = _settings(record_dp=record_dp, arms=arms)
+    built = program.build_experiment(settings, _data(per_class=40)).arms
+    # Without the target there are fewer records, each in a batch more often.
+    attack, control = (built[arm].spending([1, 1]) for arm in arms)
+    assert control > 1.05 * attack
+    between = dataclasses.replace(settings, privacy_budget=(attack + control) / 2)
+    experiment = program.build_experiment(between, _data(per_class=40))
+    untouched = mock.Mock(clients=[mock.Mock(turn=0), mock.Mock(turn=0)])
+    assert experiment.goes_on(1, {arm.value: untouched for arm in arms})
+    with pytest.raises(InputError, match="what one round of attack costs"):
+        less = dataclasses.replace(settings, privacy_budget=0.9 * attack)
+        program.build_experiment(less, _data(per_class=40))
 
 
 @pytest.mark.parametrize("mutation", ["none", "no generator step", "no injection"])

@@ -68,7 +68,9 @@ def test_without_privacy_there_is_no_epsilon():
 def test_epsilon_of_a_run_is_its_arms_largest_at_the_end(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("round,a/epsilon_total,b/epsilon_total\n1,2.0,9.0\n2,4.0,3.5\n")
-    assert epsilon_spent(path) == 4.0
-    assert epsilon_spent(path, "epsilon_turn") is None
+    assert epsilon_spent(path, ["a", "b"]) == 4.0
+    # What the others spend is nobody's concern.
+    assert epsilon_spent(path, ["b"]) == 3.5
+    assert epsilon_spent(path, ["a", "b"], "epsilon_turn") is None
     path.write_text("round,a/uploaded\n1,0.5\n")
-    assert epsilon_spent(path) is None
+    assert epsilon_spent(path, ["a"]) is None

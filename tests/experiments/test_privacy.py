@@ -120,8 +120,10 @@ def test_a_run_ends_before_the_round_that_passes_its_budget(budget):
         made += 1
     assert made > 1
     assert spending([made, made]) <= budget < spending([made + 1, made + 1])
-    # One participant is enough to end it.
+    # One participant is enough to end it, but not one of a federation beside it.
     assert not goes_on(1, _after(0, made))
+    beside = {"control": _State([_Client(made), _Client(made)])}
+    assert goes_on(1, _after(0, 0) | beside)
 
 
 def test_training_is_private_only_if_asked():

@@ -126,7 +126,7 @@ def _collected(folder, summaries, failures=(), **changes):
     for name, summary in summaries.items():
         outcomes[name] = Outcome(True, seconds=1.0)
         path = folder / "cells" / name / "summary.json"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(summary))
     found = program.collect(plan, outcomes, folder)
     return found | {"matrix": "digits", "quick": False}
@@ -163,6 +163,33 @@ def test_what_is_collected(tmp_path):
     assert secure["status"] == "refused" and secure["runs"] == []
     counts = {"measured": 2, "failed": 1, "refused": 1, "not_applicable": 0}
     assert found["counts"] == counts
+
+
+def test_versions_of_the_code_are_counted(tmp_path):
+    for name, commit in (("none/0", "abc"), ("none/1", "abc"), ("noise/0", "def")):
+        run = tmp_path / "cells" / "one" / name
+        run.mkdir(parents=True)
+        (run / "config.json").write_text(json.dumps({"git_commit": commit}))
+    runs = ("one/none/0", "one/none/1", "one/noise/0", "one/noise/1")
+    summaries = dict.fromkeys(runs, _summary(0.8, 0.9))
+    chosen = {"defences": ["none", "noise"], "seeds": [0, 1]}
+    found = _collected(tmp_path, summaries, **chosen)
+    assert found["code"] == {"abc": 2, "def": 1, "unknown": 1}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"experiment": "client_gan"}'])
+def test_a_summary_that_cannot_be_read_is_a_failure_of_its_cell(tmp_path, text):
+    plan = _plan(defences=["none", "noise"])
+    outcomes = {"one/none/0": Outcome(True), "one/noise/0": Outcome(True)}
+    for name, content in (("none", json.dumps(_summary(0.8, 0.9))), ("noise", text)):
+        path = tmp_path / "cells" / "one" / name / "0" / "summary.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    found = program.collect(plan, outcomes, tmp_path)
+    none, noise = found["cells"]
+    assert (none["status"], noise["status"]) == ("measured", "failed")
+    assert "cells/one/noise/0/summary.json cannot be read" in noise["reason"]
+    assert "remove it" in noise["reason"]
 
 
 def test_without_the_undefended_run_of_a_seed_nothing_is_defined(tmp_path):

@@ -23,7 +23,8 @@ CLAIMS = ROOT / "docs" / "claims.toml"
 
 
 def _drawn(seed, target, recovered, **more):
-    one = {"target": target, "reached": {"value": recovered > 0.5}}
+    reached = {"value": (recovered or 0) > 0.5, "diversity_ratio": 0.8}
+    one = {"target": target, "reached": reached}
     one["extra_controls"] = {}
     pooled = {"targets": [target], "recovered": recovered}
     pooled |= {"attack": {"judge_share": 0.9}, "control": {"judge_share": 0.1}}
@@ -58,7 +59,8 @@ def test_figures_stand_beside_the_claim():
     assert cells["remark"] == "so"
     # t(1, .975) = 12.706, deviation .2828: half-width 2.54. Accuracies .8, .8, .9.
     assert cells["measured"] == (
-        "[fig6](#fig6): recovered 0.60 [-1.94, 3.14] (2 seeds), reached 1 of 3, "
+        "[fig6](#fig6): recovered 0.60 [-1.94, 3.14] (2 seeds) of targets 3, and -2.60 "
+        "in the mean of all 3 runs, reached 1 of 3, "
         "judge's share 0.90 (control 0.10), task accuracy 0.83"
     )
 
@@ -87,10 +89,20 @@ def test_epsilons_are_a_range():
 
 def test_verdicts_that_are_not_defined_do_not_count():
     run = _drawn(0, 3, 0.9)
-    run["targets"].append({"reached": {"value": None}, "extra_controls": {}})
+    undefined = {"value": None, "diversity_ratio": None}
+    run["targets"].append({"reached": undefined, "extra_controls": {}})
     assert "reached 1 of 1" in in_brief([run])
-    run["targets"][0]["reached"]["value"] = None
+    run["targets"][0]["reached"] = undefined
     assert "reached" not in in_brief([run])
+    # One picture that the judge does not recognise is not one that could be reached.
+    run["targets"][1]["reached"] = {"value": False, "diversity_ratio": None}
+    assert "reached" not in in_brief([run])
+
+
+def test_recovered_is_of_all_runs_where_all_seeds_have_the_targets():
+    assert " of targets " not in in_brief([_drawn(s, 3, 0.4) for s in (0, 1)])
+    undefined = [_drawn(0, 3, 0.4), _drawn(0, 4, None), _drawn(1, 3, 0.4)]
+    assert "not defined in the mean of all 3 runs" in in_brief(undefined)
 
 
 def test_the_last_half_of_the_rounds_where_all_have_it():

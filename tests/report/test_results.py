@@ -319,6 +319,12 @@ def test_a_leak_matrix_has_a_row_for_each_cell(tmp_path):
         *("", "failed: it broke", "not applicable: no cohort"),
     ]
     assert rows[1]["leaks"] == rows[2]["leaks"] == ""
+    assert "Runs by version" not in page
+    code = {"0123456789abcdef": 4, "fedcba9876543210-dirty": 1}
+    _write(tmp_path, "leak_matrix_mnist", summary | {"cells": cells, "code": code})
+    page = results.render(tmp_path, {})
+    known = "Runs by version of the code: 0123456789 (4), fedcba9876-dirty (1)."
+    assert known in page
 
 
 def _update_summary(seed, **changes):

@@ -111,6 +111,27 @@ def test_a_failure_has_its_reason_and_stops_no_other(tmp_path):
     assert all(_calls(job) == 1 for job in some)
 
 
+def test_a_job_that_cannot_be_started_stops_no_other(tmp_path):
+    fake = _Scripted({name: [Outcome(True)] for name in "ac"})
+
+    def start(job):
+        if job.name == "b":
+            raise OSError("no space left on device")
+        return fake(job)
+
+    heard = []
+    found = jobs.run(
+        [_job(tmp_path, name) for name in "abc"],
+        start,
+        at_once=1,
+        on_outcome=lambda job, outcome: heard.append((job.name, outcome.ok)),
+    )
+    assert found["b"] == Outcome(False, "not started: no space left on device")
+    assert found["a"].ok and found["c"].ok
+    assert sorted(heard) == [("a", True), ("b", False), ("c", True)]
+    assert not jobs.is_done(_job(tmp_path, "b"))
+
+
 def test_a_killed_process_is_started_again(tmp_path):
     code = "if count == 1: os.kill(os.getpid(), signal.SIGKILL)\n" + _DONE
     always = "os.kill(os.getpid(), signal.SIGSEGV)"

@@ -207,7 +207,8 @@ def build_user_level_factory(
              measurements=<dp_query_metrics, dp>@SERVER>)
 
     The result is the noisy sum over `clients_per_round`, however many came. In
-    federated averaging every client counts alike, whatever its number of examples.
+    federated averaging every client counts alike, whatever its number of examples. A
+    value whose norm is not finite counts as 0: no factor would bring it to C.
 
     Args:
       settings: the agreement.
@@ -220,7 +221,8 @@ def build_user_level_factory(
       InputError: if `value_type` is missing for `TREE`, or `record_aggregator` given.
     """
     if settings.mechanism is Mechanism.TREE:
-        return _build_tree(settings, seed, record_aggregator, value_type)
+        tree = _build_tree(settings, seed, record_aggregator, value_type)
+        return _FiniteFactory(tree)
     clip = settings.clip
     if settings.mechanism is Mechanism.FIXED:
         silent = tfp.GaussianSumQuery(clip, 0.0)
@@ -237,7 +239,35 @@ def build_user_level_factory(
     query = tfp.NormalizedQuery(
         _Seeded(silent, settings, seed), float(settings.clients_per_round)
     )
-    return tff.aggregators.DifferentiallyPrivateFactory(query, record_aggregator)
+    return _FiniteFactory(
+        tff.aggregators.DifferentiallyPrivateFactory(query, record_aggregator)
+    )
+
+
+class _FiniteFactory(tff.aggregators.UnweightedAggregationFactory):
+    """Another factory's aggregation, of 0 for clients whose values are not finite."""
+
+    def __init__(self, inner: tff.aggregators.UnweightedAggregationFactory):
+        self._inner = inner
+
+    def create(self, value_type: tff.Type) -> tff.templates.AggregationProcess:
+        process = self._inner.create(value_type)
+
+        @tff.tensorflow.computation(value_type)
+        def finite_or_zero(value):
+            finite = tf.math.is_finite(tf.linalg.global_norm(tf.nest.flatten(value)))
+            return tf.nest.map_structure(
+                lambda tensor: tf.where(finite, tensor, tf.zeros_like(tensor)), value
+            )
+
+        @tff.federated_computation(
+            process.initialize.type_signature.result,
+            tff.FederatedType(value_type, tff.CLIENTS),
+        )
+        def next_fn(state, value):
+            return process.next(state, tff.federated_map(finite_or_zero, value))
+
+        return tff.templates.AggregationProcess(process.initialize, next_fn)
 
 
 class _SeededState(NamedTuple):

@@ -16,8 +16,10 @@ from tff_leak.errors import InputError
 from tff_leak.report.results_tables import (
     mean_of,
     over_seeds,
+    reached_text,
     recovered_by_seed,
     shared_class_scores,
+    shared_targets,
     table,
 )
 
@@ -136,8 +138,9 @@ def in_brief(summaries: Sequence[Mapping]) -> str:
 
 def _pictures(summaries: Sequence[Mapping]) -> str:
     """Of attacks that draw a class: recovered, reached, the right person."""
-    parts = [f"recovered {over_seeds(recovered_by_seed(summaries))}"]
     pooled = [summary["pooled"] for summary in summaries]
+    recovered = over_seeds(recovered_by_seed(summaries))
+    parts = [f"recovered {recovered}{_left_out(pooled, shared_targets(summaries))}"]
     late = [one.get("late_recovered", {}).get("attack") for one in pooled]
     if None not in late:
         found = _by_seed(summaries, late)
@@ -145,12 +148,9 @@ def _pictures(summaries: Sequence[Mapping]) -> str:
     passive = _passive(summaries)
     if passive:
         parts.append(f"without influence {over_seeds(passive)}")
-    verdicts = [
-        one["reached"]["value"] for summary in summaries for one in summary["targets"]
-    ]
-    known = [verdict for verdict in verdicts if verdict is not None]
-    if known:
-        parts.append(f"reached {sum(known)} of {len(known)}")
+    reached = reached_text(summaries)
+    if reached is not None:
+        parts.append(f"reached {reached}")
     parts.append(f"judge's share {_beside_control(pooled, 'judge_share')}")
     people = [s["identity"]["pooled"] for s in summaries if s.get("identity")]
     if len(people) == len(summaries):
@@ -163,6 +163,16 @@ def _pictures(summaries: Sequence[Mapping]) -> str:
         found = " to ".join(f"{one:.3g}" for one in _ends(epsilons))
         parts.append(f"epsilon, total, {found}")
     return ", ".join([*parts, _task_accuracy(summaries)])
+
+
+def _left_out(pooled: Sequence[Mapping], shared: Sequence[tuple]) -> str:
+    """Says of which targets a mean over seeds is, if some have fewer seeds."""
+    if all(tuple(one["targets"]) in shared for one in pooled):
+        return ""
+    names = ", ".join(str(target) for key in shared for target in key)
+    every = mean_of([one["recovered"] for one in pooled])
+    of_all = "not defined" if every is None else f"{every:.2f}"
+    return f" of targets {names}, and {of_all} in the mean of all {len(pooled)} runs"
 
 
 def _beside_control(pooled: Sequence[Mapping], figure: str) -> str:

@@ -279,7 +279,20 @@ def leak_matrix(summaries: Sequence[Mapping]) -> str:
         for summary in summaries
         for cell in summary["cells"]
     ]
-    return _sparse_table(rows, missing="")
+    # Matrices of before it was noted have none.
+    noted = [summary for summary in summaries if summary.get("code")]
+    lines = [f"\nRuns by version of the code: {code_text(one)}.\n" for one in noted]
+    return _sparse_table(rows, missing="") + "".join(lines)
+
+
+def code_text(summary: Mapping) -> str:
+    """Returns how many runs of a leak matrix are of which commit, in words."""
+    found = [
+        # As many digits as tell commits apart; what was not committed says so.
+        f"{commit[:10]}{'-dirty' if commit.endswith('-dirty') else ''} ({runs})"
+        for commit, runs in summary["code"].items()
+    ]
+    return ", ".join(found)
 
 
 def _cell_figures(cell: Mapping) -> dict[str, object]:
@@ -338,10 +351,6 @@ def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
     recovered.
     """
     pooled = [summary["pooled"] for summary in summaries]
-    verdicts = [
-        one["reached"]["value"] for summary in summaries for one in summary["targets"]
-    ]
-    known = [verdict for verdict in verdicts if verdict is not None]
     controls = [one["control"] for one in pooled if one["control"]]
     people = [s["identity"] for s in summaries if s.get("identity")]
     return [
@@ -349,13 +358,29 @@ def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
         len(summaries),
         len({summary["seed"] for summary in summaries}),
         over_seeds(recovered_by_seed(summaries)),
-        ", ".join(str(target) for key in _shared(summaries) for target in key),
-        f"{sum(known)} of {len(known)}" if known else None,
+        ", ".join(str(target) for key in shared_targets(summaries) for target in key),
+        reached_text(summaries),
         mean_of([one["attack"]["judge_share"] for one in pooled]),
         mean_of([one["judge_share"] for one in controls]) if controls else "not run",
         mean_of([one["pooled"]["attack"] for one in people]) if people else "",
         mean_of([summary["task_accuracy"]["attack"] for summary in summaries]),
     ]
+
+
+def reached_text(summaries: Sequence[Mapping]) -> str | None:
+    """Returns how many targets of all runs are reached, in words.
+
+    None where it is defined for none: it takes several pictures of a target, whose
+    diversity can be measured, and a class beside it. A target that the judge does not
+    recognise is no exception to that.
+    """
+    reached = [one["reached"] for summary in summaries for one in summary["targets"]]
+    known = [
+        one["value"]
+        for one in reached
+        if one["value"] is not None and one["diversity_ratio"] is not None
+    ]
+    return f"{sum(known)} of {len(known)}" if known else None
 
 
 def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
@@ -511,7 +536,7 @@ def _sparse_table(
 def recovered_by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
     """Returns for each seed the mean `recovered` of the targets that all seeds have."""
     values: dict[int, list[float | None]] = {}
-    shared = _shared(summaries)
+    shared = shared_targets(summaries)
     for summary in summaries:
         if tuple(summary["pooled"]["targets"]) in shared:
             recovered = summary["pooled"]["recovered"]
@@ -519,8 +544,8 @@ def recovered_by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
     return [mean_of(of_seed) for of_seed in values.values()]
 
 
-def _shared(summaries: Sequence[Mapping]) -> list[tuple]:
-    """The targets, or sets of them, that every seed was run for, in order."""
+def shared_targets(summaries: Sequence[Mapping]) -> list[tuple]:
+    """Returns the targets, or sets of them, that every seed was run for, in order."""
     targets: dict[int, set[tuple]] = {}
     for summary in summaries:
         key = tuple(summary["pooled"]["targets"])

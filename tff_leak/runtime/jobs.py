@@ -134,7 +134,11 @@ def run(
             while waiting and len(running) < at_once:
                 job = waiting.popleft()
                 started[job.name] += 1
-                running[job] = start(job)
+                try:
+                    running[job] = start(job)
+                except OSError as error:  # No room, no process: of this job alone.
+                    outcomes[job.name] = Outcome(False, f"not started: {error}")
+                    on_outcome(job, outcomes[job.name])
             time.sleep(_POLL_S)
             for job, outcome in _ended(running).items():
                 del running[job]
