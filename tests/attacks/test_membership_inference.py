@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn import metrics
 
 from tff_leak.attacks import membership_inference
 from tff_leak.attacks.membership_inference import (
@@ -29,6 +30,22 @@ def test_members_with_larger_losses_give_no_advantage():
     found = infer_membership([3.0, 4.0], [1.0, 2.0])
     assert (found.auc, found.advantage, found.true_positive_rate) == (0, 0, 0)
     assert found.p_value == pytest.approx(1)
+
+
+def test_the_curve_is_that_of_all_thresholds():
+    """Against scikit-learn's, of which privacy_tests keep the corners alone."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        # Rounded, so that there are ties.
+        members, others = np.round(rng.normal([[0.0], [0.3]], 1.0, (2, 150)), 1)
+        false, true, _ = metrics.roc_curve(
+            np.repeat([1, 0], 150), -np.r_[members, others], drop_intermediate=False
+        )
+        found = infer_membership(members, others)
+        assert found.advantage == pytest.approx((true - false).max())
+        assert found.auc == pytest.approx(metrics.auc(false, true))
+        expected = true[false <= 0.01].max()
+        assert found.true_positive_rate == pytest.approx(expected)
 
 
 def test_equal_losses_tell_nothing():

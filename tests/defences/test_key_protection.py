@@ -251,8 +251,9 @@ class TestTraining:
         slope = -(own - along * embeddings) / length / len(inputs)
         slope *= 1 - bounded**2
         gradient = np.concatenate([(inputs.T @ slope).ravel(), slope.sum(axis=0)])
-        penalty = self.settings.regularisation
-        return loss, gradient + 2 * penalty * parameters
+        # Of the weight, not of the bias.
+        gradient[:6] += 2 * self.settings.regularisation * parameters[:6]
+        return loss, gradient
 
     def test_the_start_is_the_model_and_an_adam_that_has_made_no_step(self):
         training = key_training(self.settings, self.network)
@@ -322,6 +323,23 @@ class TestTraining:
         assert constants[0].shape == (4, 3)
         moved = np.abs(trained.parameters - shared)[:size]
         assert np.all(moved > 0)
+
+    def test_lambda_leaves_the_normalisation_alone(self):
+        network = key_embedding(
+            "e", _linear, 3, hidden=4, normalisation=Normalisation.INSTANCE
+        )
+        shared, constants = key_training(self.settings, network).initialize(SEED)
+        ends = []
+        for strength in (0.0, 1.0):
+            settings = KeyTraining(0.01, batch_size=8, regularisation=strength)
+            train = tf.function(key_training(settings, network).train)
+            steps = tf.constant(0)
+            ends.append(train(shared, constants, self.data, self.keys, steps, SEED))
+        first, second = (end.parameters[: 2 * 4 + 4 + 3 + 3] for end in ends)
+        # Adam's first step is the gradient's sign: only the body's weight is pulled
+        # strongly enough to change some, and the scales, which start at 1, would be.
+        assert np.any(first[:8] != second[:8])
+        np.testing.assert_array_equal(first[8:], second[8:])
 
     def test_a_second_moment_below_0_counts_as_0(self):
         negative = tf.concat([tf.zeros([18]), tf.fill([9], -1.0), [5.0]], axis=0)

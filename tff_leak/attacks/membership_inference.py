@@ -11,9 +11,9 @@ bound of what a threshold chosen elsewhere gives. On models that tell nothing it
 above 0 by chance, the more so the fewer examples: it is the one-sided statistic of
 Kolmogorov and Smirnov, whose test says how often chance alone gives as much.
 
-tensorflow-privacy's `privacy_tests` compute the same from the same curve
-(`sklearn.metrics.roc_curve`), but the version that TFF 0.87 asks for (0.9.0) comes
-without them.
+The curve is that of tensorflow-privacy's `privacy_tests`, their threshold attack. Their
+own advantage takes the difference's absolute value, so that it also rises where members
+have the larger losses; Yeom et al.'s and this one do not.
 """
 
 import functools
@@ -23,7 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from scipy import stats
-from sklearn import metrics
+from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
+    data_structures as privacy_tests,
+)
+from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
+    membership_inference_attack,
+)
 
 from tff_leak.errors import InputError
 from tff_leak.models.network import Network, Weights
@@ -73,15 +78,15 @@ def infer_membership(members: np.ndarray, others: np.ndarray) -> Membership:
                 f"{int((~np.isfinite(losses)).sum())} not finite: expected a vector of "
                 "at least one finite loss; give both groups"
             )
-    false_positives, true_positives = _curve(members, others)
-    allowed = false_positives <= LOW_FALSE_POSITIVE_RATE
+    curve = _curve(members, others)
+    allowed = curve.fpr <= LOW_FALSE_POSITIVE_RATE
     # "less" speaks of losses, "greater" of their distribution function.
     test = stats.ks_2samp(members, others, alternative="greater")
     return Membership(
-        auc=float(metrics.auc(false_positives, true_positives)),
-        advantage=float((true_positives - false_positives).max()),
+        auc=float(curve.get_auc()),
+        advantage=float((curve.tpr - curve.fpr).max()),
         p_value=float(test.pvalue),
-        true_positive_rate=float(true_positives[allowed].max()),
+        true_positive_rate=float(curve.tpr[allowed].max()),
     )
 
 
@@ -118,24 +123,25 @@ def bootstrap_intervals(
     rng = seeding.generator(seed, Role.BOOTSTRAP)
     found = np.empty((resamples, 2))
     for index in range(resamples):
-        drawn = [rng.choice(part, len(part)) for part in (members, others)]
-        false_positives, true_positives = _curve(*drawn)
-        found[index] = (
-            metrics.auc(false_positives, true_positives),
-            (true_positives - false_positives).max(),
-        )
+        curve = _curve(*(rng.choice(part, len(part)) for part in (members, others)))
+        found[index] = curve.get_auc(), (curve.tpr - curve.fpr).max()
     ends = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
     names = ("auc", "advantage")
     return {name: tuple(map(float, ends[:, i])) for i, name in enumerate(names)}
 
 
-def _curve(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of others and of members that are taken for members, by threshold."""
-    truth = np.r_[np.ones(len(members)), np.zeros(len(others))]
-    false_positives, true_positives, _ = metrics.roc_curve(
-        truth, -np.r_[members, others], drop_intermediate=False
+def _curve(members: np.ndarray, others: np.ndarray) -> privacy_tests.RocCurve:
+    """Shares of others (`fpr`) and of members (`tpr`) that are taken for members."""
+    losses = privacy_tests.AttackInputData(
+        loss_train=np.asarray(members), loss_test=np.asarray(others)
     )
-    return false_positives, true_positives
+    threshold = (privacy_tests.AttackType.THRESHOLD_ATTACK,)
+    # Beside the curve they bound an epsilon, which nobody asks for and which divides
+    # by 0 where a threshold takes nobody.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        results = membership_inference_attack.run_attacks(losses, attack_types=threshold)
+    [result] = results.single_attack_results
+    return result.roc_curve
 
 
 def example_losses(

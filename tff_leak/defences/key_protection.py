@@ -68,7 +68,10 @@ class KeyTraining:
       epochs: passes over the local data in one turn.
       regularisation: lambda of Eq. 5, beside the *mean* score of a minibatch; 0 or
         more. The paper tunes it, and needs more of it with fewer classes a
-        participant.
+        participant. Here it is of weights alone: not of biases, nor of the
+        normalisation's scale and offset. What the score says of one of those d scales
+        shrinks as 1 / d, so that lambda would win at long keys, and pull to 0 all that
+        depends on a picture.
       beta_1: decay of the first moment, in [0, 1).
       beta_2: decay of the second moment, in [0, 1).
       epsilon: above 0, added to the root of the second moment.
@@ -280,8 +283,9 @@ def key_training(settings: KeyTraining, network: Network) -> LocalTraining:
 
     Args:
       settings: of Adam and Eq. 5. The objective of a step is the *mean* of
-        -<psi(c), phi(x)> over the minibatch plus lambda ||theta||^2; the text has
-        the sum over all examples.
+        -<psi(c), phi(x)> over the minibatch plus lambda ||theta||^2, theta without
+        biases, scales and offsets; the text has the sum over all examples, and does
+        not say what theta is.
       network: from `key_embedding`; outputs `[n, d]` of length 1.
 
     Returns:
@@ -367,7 +371,19 @@ def _loss_and_gradient(
         loss = -tf.reduce_mean(tf.reduce_sum(embeddings * own_keys, axis=1))
     # The regulariser's gradient by hand: it is exact, and needs no tape.
     gradient = tape.gradient(loss, parameters)
-    return loss, gradient + 2.0 * settings.regularisation * parameters
+    pull = 2.0 * settings.regularisation * _regularised(network)
+    return loss, gradient + pull * parameters
+
+
+def _regularised(network: Network) -> tf.Tensor:
+    """Which parameters Eq. 5 pulls towards 0: float32 `[P]` of 0 and 1."""
+    return tf.concat(
+        [
+            tf.fill([math.prod(shape)], float(len(shape) > 1))
+            for shape in network.trainable_shapes
+        ],
+        axis=0,
+    )
 
 
 def _adam_step(
