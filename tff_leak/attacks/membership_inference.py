@@ -135,11 +135,12 @@ def _curve(members: np.ndarray, others: np.ndarray) -> privacy_tests.RocCurve:
     losses = privacy_tests.AttackInputData(
         loss_train=np.asarray(members), loss_test=np.asarray(others)
     )
-    threshold = (privacy_tests.AttackType.THRESHOLD_ATTACK,)
     # Beside the curve they bound an epsilon, which nobody asks for and which divides
     # by 0 where a threshold takes nobody.
     with np.errstate(divide="ignore", invalid="ignore"):
-        results = membership_inference_attack.run_attacks(losses, attack_types=threshold)
+        results = membership_inference_attack.run_attacks(
+            losses, attack_types=(privacy_tests.AttackType.THRESHOLD_ATTACK,)
+        )
     [result] = results.single_attack_results
     return result.roc_curve
 
