@@ -249,8 +249,8 @@ def _update_attacks(dataset: str) -> list[Attack]:
 # Of attacks on updates, `--training` under a defence that clips: at the rate without it
 # the model learns less for that alone, which would be laid at the defence's door. Tried
 # on digits, one seed each, task accuracy: inversion, whose rate is .1 (.88 without a
-# defence), under record-level DP .88 at 1 (.36 at .1) with noise .1, .75 at 1 (.33) with
-# .6, .62 at .3 (.32) with 1.1, and with 2 .13 at 1, .23 at .3 and .37 at .1; under
+# defence), under record-level DP .88 at 1 (.36 at .1) with noise .1, .75 at 1 (.33)
+# with .6, .62 at .3 (.32) with 1.1, and with 2 .13 at 1, .23 at .3, .37 at .1; under
 # user-level DP .89 at 1 (.36), under local DP .88 at .3 (.68). The first layer under
 # record-level DP, noise .1: .51 at .2, .46 at .5 (.41); under user-level DP .58 at .1,
 # .54 at .2 (.64). Membership under record-level DP, noise 2: .18 at .3 (.60).
