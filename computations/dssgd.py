@@ -177,12 +177,7 @@ def build_dssgd(
     """
     _check(network, max_staleness, recency_decay)
     sharing = sharing or SelectiveSharing()
-    _check_uploads(sharing, privacy)
-    if adversaries_exempt and not isinstance(privacy, LocalDp):
-        raise InputError(
-            f"adversaries_exempt is given with privacy {privacy}: expected a LocalDp "
-            "to be exempt from; leave it out"
-        )
+    _check_uploads(sharing, privacy, adversaries_exempt)
     training = _local_training(network, training)
     if adversary_training is not None:
         adversary_training = _local_training(network, adversary_training)
@@ -200,38 +195,18 @@ def build_dssgd(
     take_turn = _build_turn(
         network, sharing, choose_upload, training, transform, adversary_training
     )
-    element_spec = element_spec or (
-        tf.TensorSpec([None, *network.input_shape]),
-        tf.TensorSpec([None], tf.int32),
-    )
     turn_on_client = tff.tensorflow.computation(
         take_turn,
         publish.type_signature.result,
-        tff.SequenceType(tff.types.tensorflow_to_type(element_spec)),
+        tff.SequenceType(tff.types.tensorflow_to_type(element_spec or _spec(network))),
         tff.types.tensorflow_to_type(client_state_spec(network, transform, training)),
     )
-    update_server = _build_update(server_type, recency_decay, max_staleness)
     counts_type = turn_on_client.type_signature.result.counts
-    measure = _build_metrics(counts_type)
     counting = _build_counting(metrics_aggregator, counts_type, privacy)
-
-    @tff.federated_computation(
-        tff.FederatedType(server_type, tff.SERVER),
-        tff.FederatedType(turn_on_client.type_signature.parameter[1], tff.CLIENTS),
-        tff.FederatedType(turn_on_client.type_signature.parameter[2], tff.CLIENTS),
+    update_server = _build_update(server_type, recency_decay, max_staleness)
+    next_turn = _build_next(
+        publish, turn_on_client, aggregation, counting, update_server
     )
-    def next_turn(server, data, clients):
-        message = tff.federated_broadcast(tff.federated_map(publish, server))
-        turn = tff.federated_map(turn_on_client, (message, data, clients))
-        total = aggregation.next(server.aggregator, turn.upload)
-        nothing = tff.federated_value((), tff.SERVER)
-        counts = counting.next(nothing, turn.counts).result
-        return (
-            tff.federated_map(update_server, (server, total.result, total.state)),
-            turn.state,
-            tff.federated_map(measure, counts),
-        )
-
     return tff.templates.IterativeProcess(initialize, next_turn)
 
 
@@ -308,6 +283,43 @@ def turn_order(
         generator = seeding.generator(seed, Role.TURNS, round_num)
         numbers = generator.permutation(participants)
     return [[int(number)] for number in numbers]
+
+
+def _spec(network: Network) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+    """Of a dataset's elements, batches of inputs and labels."""
+    inputs = tf.TensorSpec([None, *network.input_shape])
+    return inputs, tf.TensorSpec([None], tf.int32)
+
+
+def _build_next(
+    publish: tff.Computation,
+    turn_on_client: tff.Computation,
+    aggregation: tff.templates.AggregationProcess,
+    counting: tff.templates.AggregationProcess,
+    update_server: tff.Computation,
+) -> tff.Computation:
+    """The turn of one cohort: the table in the module's docstring."""
+    measure = _build_metrics(turn_on_client.type_signature.result.counts)
+    _, data_type, client_type = turn_on_client.type_signature.parameter
+
+    @tff.federated_computation(
+        tff.FederatedType(publish.type_signature.parameter, tff.SERVER),
+        tff.FederatedType(data_type, tff.CLIENTS),
+        tff.FederatedType(client_type, tff.CLIENTS),
+    )
+    def next_turn(server, data, clients):
+        message = tff.federated_broadcast(tff.federated_map(publish, server))
+        turn = tff.federated_map(turn_on_client, (message, data, clients))
+        total = aggregation.next(server.aggregator, turn.upload)
+        nothing = tff.federated_value((), tff.SERVER)
+        counts = counting.next(nothing, turn.counts).result
+        return (
+            tff.federated_map(update_server, (server, total.result, total.state)),
+            turn.state,
+            tff.federated_map(measure, counts),
+        )
+
+    return next_turn
 
 
 class _Message(NamedTuple):
@@ -624,9 +636,17 @@ def _check(network: Network, max_staleness: int, recency_decay: float) -> None:
 
 
 def _check_uploads(
-    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None
+    sharing: SelectiveSharing, privacy: SparseVector | LocalDp | None, exempt: bool
 ) -> None:
-    """Raises InputError if `sharing` asks for uploads that `privacy` does not make."""
+    """Raises InputError if `sharing` asks for uploads that `privacy` does not make.
+
+    Or if adversaries are exempt from a privacy that is not a `LocalDp`.
+    """
+    if exempt and not isinstance(privacy, LocalDp):
+        raise InputError(
+            f"adversaries_exempt is given with privacy {privacy}: expected a LocalDp "
+            "to be exempt from; leave it out"
+        )
     if not isinstance(privacy, SparseVector):
         return
     if sharing.upload_fraction not in (1.0, privacy.upload_fraction):

@@ -382,8 +382,6 @@ def evaluate(
         arm.value: experiment.arms[arm].accuracy(state.server)
         for arm, state in states.items()
     }
-    private = settings.record_dp or settings.local_dp or settings.uploads.user_dp
-    attacked = [arm.value for arm in settings.arms if arm is not Arm.CONTROL]
     summary = {
         "experiment": "client_gan",
         "dataset": data.source.name,
@@ -393,12 +391,7 @@ def evaluate(
         "task_accuracy": accuracy,
         "judge_accuracy": judge.accuracy(data.reference),
         "visible_window": list(window),
-        "epsilon": for_json(epsilon_spent(directory.metrics_csv, attacked)),
-        "epsilon_turn": for_json(
-            epsilon_spent(directory.metrics_csv, attacked, "epsilon_turn")
-        ),
-        "delta": private.delta if private else None,
-        "neighbours": private.neighbours.name if private else None,
+        **_privacy(settings, directory),
         "rounds_planned": settings.rounds,
         "generator_steps": mean_over_rounds(directory.metrics_csv, "generator_steps"),
         "seconds": clock.seconds(),
@@ -498,6 +491,19 @@ def _initial_attacks(
         for number, target in zip(
             federation.adversaries, federation.targets, strict=True
         )
+    }
+
+
+def _privacy(settings: Settings, directory: RunDirectory) -> dict[str, Any]:
+    """What a finished run has cost those who are attacked, for `summary.json`."""
+    private = settings.record_dp or settings.local_dp or settings.uploads.user_dp
+    attacked = [arm.value for arm in settings.arms if arm is not Arm.CONTROL]
+    metrics = directory.metrics_csv
+    return {
+        "epsilon": for_json(epsilon_spent(metrics, attacked)),
+        "epsilon_turn": for_json(epsilon_spent(metrics, attacked, "epsilon_turn")),
+        "delta": private.delta if private else None,
+        "neighbours": private.neighbours.name if private else None,
     }
 
 
