@@ -171,6 +171,29 @@ def test_a_malicious_server_over_seeds():
     )
 
 
+def test_a_leak_matrix_has_a_line_for_each_cell_that_was_measured():
+    def mean(value, seeds=1):
+        return {"mean": value, "interval": None, "seeds": seeds}
+
+    bare = {
+        "defence_title": "no defence",
+        "status": "measured",
+        "measure": "recovered",
+        "leakage": mean(0.9),
+        "late_leakage": mean(0.8),
+        "epsilon": None,
+        "task_accuracy": mean(0.95),
+    }
+    noise = {"defence_title": "noise", "late_leakage": mean(None), "epsilon": "123.4"}
+    cells = [bare, bare | noise, bare | {"status": "refused"}]
+    text = in_brief([{"experiment": "leak_matrix", "cells": cells}])
+    assert text.split("<br>") == [
+        "no defence: recovered 0.90 (one seed), in the last half of the rounds 0.80 "
+        "(one seed), task accuracy 0.95",
+        "noise: recovered 0.90 (one seed), epsilon 123, task accuracy 0.95",
+    ]
+
+
 def test_an_experiment_that_speaks_of_no_claim_is_refused():
     with pytest.raises(InputError, match="'dssgd': expected one of client_gan"):
         in_brief([{"experiment": "dssgd"}])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tff_leak.errors import InputError
 from tff_leak.report.results_tables import (
+    interval_text,
     mean_of,
     over_seeds,
     reached_text,
@@ -323,6 +324,23 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
     return f"recovered<br>{'<br>'.join(lines)}"
 
 
+def _leak_matrix(summaries: Sequence[Mapping]) -> str:
+    """Of each cell that was measured: what leaks, and what the defence costs."""
+    lines = []
+    for cell in (cell for summary in summaries for cell in summary["cells"]):
+        if cell["status"] != "measured":
+            continue
+        parts = [f"{cell['measure']} {interval_text(**cell['leakage'])}"]
+        late = cell.get("late_leakage")
+        if late and late["mean"] is not None:
+            parts.append(f"in the last half of the rounds {interval_text(**late)}")
+        if cell["epsilon"] is not None:
+            parts.append(f"epsilon {float(cell['epsilon']):.3g}")
+        parts.append(f"task accuracy {cell['task_accuracy']['mean']:.2f}")
+        lines.append(f"{cell['defence_title']}: {', '.join(parts)}")
+    return "<br>".join(lines)
+
+
 _SHOWN = 6
 # Where a study's rows are, and which of their figures are shown, by their names.
 _KEY_STUDIES: Mapping[str, tuple[str, Mapping[str, Callable]]] = {
@@ -345,6 +363,7 @@ _KEY_STUDIES: Mapping[str, tuple[str, Mapping[str, Callable]]] = {
 _BRIEF: Mapping[str, Callable[[Sequence[Mapping]], str]] = {
     "client_gan": _pictures,
     "key_protected": _key_protected,
+    "leak_matrix": _leak_matrix,
     "model_inversion": _inversion,
     "server_gan": _server_gan,
 }
