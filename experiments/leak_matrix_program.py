@@ -196,7 +196,7 @@ def collect(
         run = directory / "cells" / name
         try:
             found[name] = figures.read(_json(run / "summary.json"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             errors[name] = (
                 f"cells/{name}/summary.json cannot be read ({error!r}): remove it and "
                 "repeat the command"
@@ -221,8 +221,8 @@ def collect(
 def _version(run: pathlib.Path) -> str:
     """The commit that a run is of, as its configuration has it."""
     try:
-        return _json(run / "config.json").get("git_commit") or "unknown"
-    except (OSError, ValueError):
+        return _json(run / "config.json")["git_commit"] or "unknown"
+    except (OSError, ValueError, KeyError, TypeError):
         return "unknown"
 
 

@@ -37,7 +37,7 @@ def test_the_curve_is_that_of_all_thresholds():
     rng = np.random.default_rng(3)
     for _ in range(20):
         # Rounded, so that there are ties.
-        members, others = np.round(rng.normal([[0.0], [0.3]], 1.0, (2, 150)), 1)
+        members, others = np.round(rng.normal([[0.0], [0.3]], 1.0, (2, 150)), 2)
         false, true, _ = metrics.roc_curve(
             np.repeat([1, 0], 150), -np.r_[members, others], drop_intermediate=False
         )
@@ -46,6 +46,9 @@ def test_the_curve_is_that_of_all_thresholds():
         assert found.auc == pytest.approx(metrics.auc(false, true))
         expected = true[false <= 0.01].max()
         assert found.true_positive_rate == pytest.approx(expected)
+    # Where groups are alike the curve has no corner but its ends.
+    alike = infer_membership(np.arange(1000), np.arange(1000))
+    assert alike.true_positive_rate == pytest.approx(0.01)
 
 
 def test_equal_losses_tell_nothing():

@@ -11,6 +11,7 @@ from tff_leak.defences.key_protection import (
     KeyDistribution,
     KeyTraining,
     Normalisation,
+    Regularised,
     check_keys,
     decide,
     draw_keys,
@@ -324,22 +325,26 @@ class TestTraining:
         moved = np.abs(trained.parameters - shared)[:size]
         assert np.all(moved > 0)
 
-    def test_lambda_leaves_the_normalisation_alone(self):
+    @pytest.mark.parametrize("regularised", list(Regularised))
+    def test_lambda_is_of_weights_alone_or_of_all(self, regularised):
         network = key_embedding(
             "e", _linear, 3, hidden=4, normalisation=Normalisation.INSTANCE
         )
         shared, constants = key_training(self.settings, network).initialize(SEED)
         ends = []
         for strength in (0.0, 1.0):
-            settings = KeyTraining(0.01, batch_size=8, regularisation=strength)
+            settings = KeyTraining(
+                0.01, 8, regularisation=strength, regularised=regularised
+            )
             train = tf.function(key_training(settings, network).train)
             steps = tf.constant(0)
             ends.append(train(shared, constants, self.data, self.keys, steps, SEED))
         first, second = (end.parameters[: 2 * 4 + 4 + 3 + 3] for end in ends)
-        # Adam's first step is the gradient's sign: only the body's weight is pulled
-        # strongly enough to change some, and the scales, which start at 1, would be.
+        # Adam's first step is the gradient's sign: only what is pulled strongly enough
+        # changes its own, some of the weights and of the scales, which start at 1.
         assert np.any(first[:8] != second[:8])
-        np.testing.assert_array_equal(first[8:], second[8:])
+        alone = regularised is Regularised.WEIGHTS
+        assert np.array_equal(first[8:], second[8:]) == alone
 
     def test_a_second_moment_below_0_counts_as_0(self):
         negative = tf.concat([tf.zeros([18]), tf.fill([9], -1.0), [5.0]], axis=0)

@@ -68,6 +68,26 @@ def test_flags_of_its_command_exist_and_can_be_read(attack, defence):
     parse_guesses(found.get("guesses", "known").split(","))
 
 
+@pytest.mark.parametrize(
+    "attack, defence, rate",
+    [
+        ("gradient_inversion", "record_dp_0.1", "learning_rate=1"),
+        ("gradient_inversion", "record_dp_2", None),
+        ("gradient_inversion", "user_dp_1", "learning_rate=1"),
+        ("gradient_inversion", "secure_aggregation", None),
+        ("first_layer", "record_dp_0.1", "learning_rate=0.2,epochs=5"),
+        ("membership", "local_dp_0.03", None),
+    ],
+)
+def test_a_defence_that_clips_has_a_rate_of_its_own(attack, defence, rate):
+    column, row = cells.DIGITS.attacks[attack], cells.DIGITS.defences[defence]
+    change = leak_matrix_program.change_of(column, row)
+    rates = [flag for flag in change if flag.startswith("--training=")]
+    assert rates == ([f"--training={rate}"] if rate else [])
+    # The defence itself is there as well.
+    assert len(change) == len(rates) + 1
+
+
 # Reads commands as the binary would, one after another, and says what it thinks.
 _READER = """
 import importlib, inspect, json, sys

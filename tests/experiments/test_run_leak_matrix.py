@@ -177,7 +177,14 @@ def test_versions_of_the_code_are_counted(tmp_path):
     assert found["code"] == {"abc": 2, "def": 1, "unknown": 1}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"experiment": "client_gan"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", '{"experiment": "client_gan"}'),
+        '{"experiment": "client_gan", "task_accuracy": {"attack": 1}, "epsilon": 1, '
+        '"seconds": 1, "pooled": []}',
+    ],
+)
 def test_a_summary_that_cannot_be_read_is_a_failure_of_its_cell(tmp_path, text):
     plan = _plan(defences=["none", "noise"])
     outcomes = {"one/none/0": Outcome(True), "one/noise/0": Outcome(True)}

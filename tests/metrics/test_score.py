@@ -28,7 +28,7 @@ def test_recovered_is_not_defined_without_a_range():
         (0.79, 2.0, False),
         (1.0, 0.49, False),
         (1.0, None, None),
-        (0.1, None, False),
+        (0.1, None, None),
     ],
 )
 def test_reached(share, ratio, expected):

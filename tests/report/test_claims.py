@@ -176,11 +176,13 @@ def test_a_leak_matrix_has_a_line_for_each_cell_that_was_measured():
         return {"mean": value, "interval": None, "seeds": seeds}
 
     bare = {
+        "attack": "gan",
         "defence_title": "no defence",
         "status": "measured",
         "measure": "recovered",
         "leakage": mean(0.9),
         "late_leakage": mean(0.8),
+        "control": mean(None),
         "epsilon": None,
         "task_accuracy": mean(0.95),
     }
@@ -192,6 +194,11 @@ def test_a_leak_matrix_has_a_line_for_each_cell_that_was_measured():
         "(one seed), task accuracy 0.95",
         "noise: recovered 0.90 (one seed), epsilon 123, task accuracy 0.95",
     ]
+    other = bare | {"attack": "loss", "measure": "advantage", "control": mean(0.1)}
+    text = in_brief([{"experiment": "leak_matrix", "cells": [*cells, other]}])
+    assert text.startswith("gan, no defence: recovered 0.90")
+    assert "loss, no defence: advantage 0.90 (one seed), in the" in text
+    assert "(one seed), control 0.10, task accuracy 0.95" in text
 
 
 def test_an_experiment_that_speaks_of_no_claim_is_refused():

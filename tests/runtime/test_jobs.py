@@ -111,24 +111,29 @@ def test_a_failure_has_its_reason_and_stops_no_other(tmp_path):
     assert all(_calls(job) == 1 for job in some)
 
 
-def test_a_job_that_cannot_be_started_stops_no_other(tmp_path):
-    fake = _Scripted({name: [Outcome(True)] for name in "ac"})
+def test_a_job_that_cannot_be_started_is_tried_again_and_stops_no_other(tmp_path):
+    fake = _Scripted({name: [Outcome(True)] for name in "acd"})
+    tried = []
 
     def start(job):
-        if job.name == "b":
+        tried.append(job.name)
+        # There is never room for b, and for d the second time.
+        if job.name == "b" or tried.count("d") == 1:
             raise OSError("no space left on device")
         return fake(job)
 
     heard = []
     found = jobs.run(
-        [_job(tmp_path, name) for name in "abc"],
+        [_job(tmp_path, name) for name in "abcd"],
         start,
         at_once=1,
         on_outcome=lambda job, outcome: heard.append((job.name, outcome.ok)),
     )
-    assert found["b"] == Outcome(False, "not started: no space left on device")
-    assert found["a"].ok and found["c"].ok
-    assert sorted(heard) == [("a", True), ("b", False), ("c", True)]
+    refused = Outcome(False, "not started: no space left on device", True, 0.0)
+    assert found["b"] == refused
+    assert all(found[name].ok for name in "acd")
+    assert sorted(heard) == [("a", True), ("b", False), ("c", True), ("d", True)]
+    assert (tried.count("b"), tried.count("c"), tried.count("d")) == (3, 1, 2)
     assert not jobs.is_done(_job(tmp_path, "b"))
 
 

@@ -24,9 +24,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
-    data_structures as privacy_tests,
-)
-from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
+    data_structures,
     membership_inference_attack,
 )
 
@@ -79,14 +77,16 @@ def infer_membership(members: np.ndarray, others: np.ndarray) -> Membership:
                 "at least one finite loss; give both groups"
             )
     curve = _curve(members, others)
-    allowed = curve.fpr <= LOW_FALSE_POSITIVE_RATE
+    # Not from the curve, which has its corners alone and so none where losses tie.
+    allowed = int(LOW_FALSE_POSITIVE_RATE * len(others))
+    least = np.sort(others)[allowed]
     # "less" speaks of losses, "greater" of their distribution function.
     test = stats.ks_2samp(members, others, alternative="greater")
     return Membership(
         auc=float(curve.get_auc()),
         advantage=float((curve.tpr - curve.fpr).max()),
         p_value=float(test.pvalue),
-        true_positive_rate=float(curve.tpr[allowed].max()),
+        true_positive_rate=float(np.mean(members < least)),
     )
 
 
@@ -130,16 +130,16 @@ def bootstrap_intervals(
     return {name: tuple(map(float, ends[:, i])) for i, name in enumerate(names)}
 
 
-def _curve(members: np.ndarray, others: np.ndarray) -> privacy_tests.RocCurve:
+def _curve(members: np.ndarray, others: np.ndarray) -> data_structures.RocCurve:
     """Shares of others (`fpr`) and of members (`tpr`) that are taken for members."""
-    losses = privacy_tests.AttackInputData(
+    losses = data_structures.AttackInputData(
         loss_train=np.asarray(members), loss_test=np.asarray(others)
     )
     # Beside the curve they bound an epsilon, which nobody asks for and which divides
     # by 0 where a threshold takes nobody.
     with np.errstate(divide="ignore", invalid="ignore"):
         results = membership_inference_attack.run_attacks(
-            losses, attack_types=(privacy_tests.AttackType.THRESHOLD_ATTACK,)
+            losses, attack_types=(data_structures.AttackType.THRESHOLD_ATTACK,)
         )
     [result] = results.single_attack_results
     return result.roc_curve

@@ -55,6 +55,13 @@ class Normalisation(enum.Enum):
     INSTANCE = "instance"  # over an example's features: the paper's for faces
 
 
+class Regularised(enum.Enum):
+    """Which parameters lambda of Eq. 5 pulls towards 0."""
+
+    WEIGHTS = "weights"  # no biases, and no scale and offset of a normalisation
+    ALL = "all"  # theta as it is written
+
+
 @dataclasses.dataclass(frozen=True)
 class KeyTraining:
     """Settings of a participant's training; defaults are Adam's (Kingma and Ba).
@@ -68,10 +75,10 @@ class KeyTraining:
       epochs: passes over the local data in one turn.
       regularisation: lambda of Eq. 5, beside the *mean* score of a minibatch; 0 or
         more. The paper tunes it, and needs more of it with fewer classes a
-        participant. Here it is of weights alone: not of biases, nor of the
-        normalisation's scale and offset. What the score says of one of those d scales
-        shrinks as 1 / d, so that lambda would win at long keys, and pull to 0 all that
-        depends on a picture.
+        participant.
+      regularised: what lambda is of. The text writes all of theta. What the score says
+        of one of the d scales behind a fixed layer shrinks as 1 / d, so that lambda
+        then wins at long keys, and pulls to 0 all that depends on a picture.
       beta_1: decay of the first moment, in [0, 1).
       beta_2: decay of the second moment, in [0, 1).
       epsilon: above 0, added to the root of the second moment.
@@ -81,6 +88,7 @@ class KeyTraining:
     batch_size: int = 64
     epochs: int = 1
     regularisation: float = 1e-4
+    regularised: Regularised = Regularised.WEIGHTS
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -283,9 +291,8 @@ def key_training(settings: KeyTraining, network: Network) -> LocalTraining:
 
     Args:
       settings: of Adam and Eq. 5. The objective of a step is the *mean* of
-        -<psi(c), phi(x)> over the minibatch plus lambda ||theta||^2, theta without
-        biases, scales and offsets; the text has the sum over all examples, and does
-        not say what theta is.
+        -<psi(c), phi(x)> over the minibatch plus lambda ||theta||^2; the text has
+        the sum over all examples.
       network: from `key_embedding`; outputs `[n, d]` of length 1.
 
     Returns:
@@ -371,15 +378,16 @@ def _loss_and_gradient(
         loss = -tf.reduce_mean(tf.reduce_sum(embeddings * own_keys, axis=1))
     # The regulariser's gradient by hand: it is exact, and needs no tape.
     gradient = tape.gradient(loss, parameters)
-    pull = 2.0 * settings.regularisation * _regularised(network)
+    pull = 2.0 * settings.regularisation * _pulled(settings.regularised, network)
     return loss, gradient + pull * parameters
 
 
-def _regularised(network: Network) -> tf.Tensor:
-    """Which parameters Eq. 5 pulls towards 0: float32 `[P]` of 0 and 1."""
+def _pulled(regularised: Regularised, network: Network) -> tf.Tensor:
+    """Whether Eq. 5 pulls a parameter towards 0: float32 `[P]` of 0 and 1."""
+    least = 2 if regularised is Regularised.WEIGHTS else 0  # Others are vectors.
     return tf.concat(
         [
-            tf.fill([math.prod(shape)], float(len(shape) > 1))
+            tf.fill([math.prod(shape)], float(len(shape) >= least))
             for shape in network.trainable_shapes
         ],
         axis=0,

@@ -58,14 +58,11 @@ def reached(judge_share: float, ratio: float | None) -> bool | None:
 
     Returns:
       True when the share is at least `REACHED_SHARE` and the ratio at least
-      `REACHED_DIVERSITY`. Where the ratio is not defined: None, or False when the share
-      alone already says no.
+      `REACHED_DIVERSITY`. None where the ratio is not defined, as of one picture.
     """
-    if judge_share < REACHED_SHARE:
-        return False
     if ratio is None:
         return None
-    return bool(ratio >= REACHED_DIVERSITY)
+    return bool(judge_share >= REACHED_SHARE and ratio >= REACHED_DIVERSITY)
 
 
 def confidence_interval(

@@ -170,7 +170,7 @@ def _left_out(pooled: Sequence[Mapping], shared: Sequence[tuple]) -> str:
     """Says of which targets a mean over seeds is, if some have fewer seeds."""
     if all(tuple(one["targets"]) in shared for one in pooled):
         return ""
-    names = ", ".join(str(target) for key in shared for target in key)
+    names = ", ".join(str(target) for key in shared for target in key) or "none"
     every = mean_of([one["recovered"] for one in pooled])
     of_all = "not defined" if every is None else f"{every:.2f}"
     return f" of targets {names}, and {of_all} in the mean of all {len(pooled)} runs"
@@ -326,18 +326,23 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
 
 def _leak_matrix(summaries: Sequence[Mapping]) -> str:
     """Of each cell that was measured: what leaks, and what the defence costs."""
+    cells = [cell for one in summaries for cell in one["cells"]]
+    several = len({cell["attack"] for cell in cells}) > 1
     lines = []
-    for cell in (cell for summary in summaries for cell in summary["cells"]):
+    for cell in cells:
         if cell["status"] != "measured":
             continue
         parts = [f"{cell['measure']} {interval_text(**cell['leakage'])}"]
         late = cell.get("late_leakage")
         if late and late["mean"] is not None:
             parts.append(f"in the last half of the rounds {interval_text(**late)}")
+        if cell["control"]["mean"] is not None:
+            parts.append(f"control {cell['control']['mean']:.2f}")
         if cell["epsilon"] is not None:
             parts.append(f"epsilon {float(cell['epsilon']):.3g}")
         parts.append(f"task accuracy {cell['task_accuracy']['mean']:.2f}")
-        lines.append(f"{cell['defence_title']}: {', '.join(parts)}")
+        of_attack = f"{cell['attack']}, " if several else ""
+        lines.append(f"{of_attack}{cell['defence_title']}: {', '.join(parts)}")
     return "<br>".join(lines)
 
 

@@ -494,12 +494,13 @@ def _target_list(targets: Sequence[int]) -> str:
 
 
 def _target_figures(one: Mapping) -> dict[str, object]:
-    control = one["control"]
+    control, diverse = one["control"], one["reached"]["diversity_ratio"]
     return {
         "target": one["target"],
         "recovered": one["recovered"],
         "recovered, closest class": one.get("recovered_closest", _UNMEASURED),
-        "reached": one["reached"]["value"],
+        # Runs of before it took that have a verdict also where there is no diversity.
+        "reached": one["reached"]["value"] if diverse is not None else None,
         "judge share": one["attack"]["judge_share"],
         "control's": control["judge_share"] if control else "not run",
         "SSIM": one["attack"]["ssim"],
@@ -508,7 +509,7 @@ def _target_figures(one: Mapping) -> dict[str, object]:
         "floor": one["floor"]["value"],
         "control's SSIM": control["ssim"] if control else "not run",
         "class mean": one["class_mean_similarity"],
-        "diversity ratio": one["reached"]["diversity_ratio"],
+        "diversity ratio": diverse,
     }
 
 

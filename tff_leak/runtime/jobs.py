@@ -131,17 +131,20 @@ def run(
     try:
         # No event loop: a signal must be able to raise here, between two looks.
         while waiting or running:
+            ended: dict[Job, Outcome] = {}
             while waiting and len(running) < at_once:
                 job = waiting.popleft()
                 started[job.name] += 1
                 try:
                     running[job] = start(job)
-                except OSError as error:  # No room, no process: of this job alone.
-                    outcomes[job.name] = Outcome(False, f"not started: {error}")
-                    on_outcome(job, outcomes[job.name])
+                except OSError as error:  # No room, no process: later there may be.
+                    reason = f"not started: {error}"
+                    ended[job] = Outcome(False, reason, lost=True, seconds=0.0)
+                    break
             time.sleep(_POLL_S)
-            for job, outcome in _ended(running).items():
-                del running[job]
+            ended |= _ended(running)
+            for job, outcome in ended.items():
+                running.pop(job, None)
                 if outcome.lost and started[job.name] < tries:
                     waiting.append(job)
                     continue
