@@ -221,14 +221,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     accuracy = build_accuracy(network, data.test)
     attacks, arms, processes = {}, {}, {}
     for arm in settings.arms:
-        attack = client_gan.ClientGan(
-            generator=generator,
-            optimizer=settings.generator.build_optimizer(),
-            fake_class=data.source.num_classes,
-            **settings.attack,
-        )
-        if arm is Arm.PASSIVE:
-            attack = dataclasses.replace(attack, influence=False)
+        attack = _attack_of(arm, settings, generator, data.source.num_classes)
         transform = client_gan.build_client_gan(attack, network)
         federation = data.federation
         if arm is Arm.CONTROL:
@@ -264,6 +257,20 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         len(data.federation.data),
     )
     return Experiment(settings, data, network, attacks, arms, goes_on)
+
+
+def _attack_of(
+    arm: Arm, settings: Settings, generator: Network, fake_class: int
+) -> client_gan.ClientGan:
+    attack = client_gan.ClientGan(
+        generator=generator,
+        optimizer=settings.generator.build_optimizer(),
+        fake_class=fake_class,
+        **settings.attack,
+    )
+    if arm is Arm.PASSIVE:
+        attack = dataclasses.replace(attack, influence=False)
+    return attack
 
 
 async def run(
