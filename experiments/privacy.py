@@ -156,7 +156,7 @@ def build_goes_on(
     In a round every participant has a turn.
 
     Args:
-      spending: of each arm that the budget is for, others among the states are not.
+      spending: of each arm that the budget is for; nobody asks what others spend.
       budget: the largest epsilon; None for no end.
       participants: how many there are.
 

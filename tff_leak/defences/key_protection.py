@@ -339,12 +339,13 @@ def _train(
         adam, total, seen = state
         batch = LocalData(*(tf.gather(part, chosen) for part in data))
         loss, gradient = _loss_and_gradient(
-            settings, network, adam[0], constants, batch, keys
+            network, adam[0], constants, batch, keys, pull
         )
         examples = tf.cast(tf.shape(chosen)[0], tf.float32)
         adam = _adam_step(settings, adam, gradient)
         return adam, total + loss * examples, seen + examples
 
+    pull = _pull(settings, network)
     size = network.num_parameters
     adam = tuple(tf.split(shared, [size, size, size, 1]))
     (adam, total, seen), made = over_minibatches(
@@ -360,12 +361,12 @@ def _train(
 
 
 def _loss_and_gradient(
-    settings: KeyTraining,
     network: Network,
     parameters: tf.Tensor,
     constants: list[tf.Tensor],
     batch: LocalData,
     keys: tf.Tensor,
+    pull: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean of -score, and the gradient `[P]` of what is minimised (Eq. 5)."""
     own_keys = tf.gather(keys, batch.labels)
@@ -378,16 +379,17 @@ def _loss_and_gradient(
         loss = -tf.reduce_mean(tf.reduce_sum(embeddings * own_keys, axis=1))
     # The regulariser's gradient by hand: it is exact, and needs no tape.
     gradient = tape.gradient(loss, parameters)
-    pull = 2.0 * settings.regularisation * _pulled(settings.regularised, network)
     return loss, gradient + pull * parameters
 
 
-def _pulled(regularised: Regularised, network: Network) -> tf.Tensor:
-    """Whether Eq. 5 pulls a parameter towards 0: float32 `[P]` of 0 and 1."""
-    least = 2 if regularised is Regularised.WEIGHTS else 0  # Others are vectors.
+def _pull(settings: KeyTraining, network: Network) -> tf.Tensor:
+    """What Eq. 5's gradient has of each parameter: 2 lambda or 0, float32 `[P]`."""
+    strength = 2.0 * settings.regularisation
+    # Biases, scales and offsets are vectors.
+    least = 2 if settings.regularised is Regularised.WEIGHTS else 0
     return tf.concat(
         [
-            tf.fill([math.prod(shape)], float(len(shape) >= least))
+            tf.fill([math.prod(shape)], strength if len(shape) >= least else 0.0)
             for shape in network.trainable_shapes
         ],
         axis=0,

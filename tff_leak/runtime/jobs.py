@@ -69,7 +69,8 @@ class Outcome:
     Attributes:
       ok: its command ended with 0 and left its result.
       reason: of a failure in one line; empty if there is none.
-      lost: the process was killed by a signal, or its machine went: worth a new try.
+      lost: the process could not be started, was killed by a signal, or its machine
+        went: worth a new try.
       seconds: of the last try; None for a job that was done before.
     """
 
