@@ -247,9 +247,8 @@ def build_user_level_factory(
 class _FiniteFactory(tff.aggregators.UnweightedAggregationFactory):
     """Another factory's aggregation, of 0 for clients whose values are not finite.
 
-    TFF's `zeroing_factory` would do it with a state around the query's, in which callers
-    look for the event, and with a count of such clients that the server gets in the
-    clear.
+    Not TFF's `zeroing_factory`: it puts a state around the query's, in which callers
+    look for the event, and by default counts such clients in the clear.
     """
 
     def __init__(self, inner: tff.aggregators.UnweightedAggregationFactory):
