@@ -78,6 +78,7 @@ def build_passive_mgan(
     find_representatives: FindRepresentatives,
     auxiliary: Labelled,
     training: BatchSgd | None = None,
+    client_work: tff.learning.templates.ClientWorkProcess | None = None,
     model_aggregator: tff.aggregators.AggregationFactory | None = None,
     finalizer: FinalizerBuilder | None = None,
     seed: int = 0,
@@ -96,19 +97,19 @@ def build_passive_mgan(
       find_representatives: the slot of section V-E.
       auxiliary: the server's own pictures, X_aux: float32 `[m, H, W, C]`, int32 `[m]`.
       training: SGD on the clients; None is its defaults.
+      client_work: replaces the clients' part and, with it, `training`; e.g. one with
+        differential privacy (`computations.defended_fed_avg`).
       model_aggregator: how updates are joined; None is the mean weighted by examples.
       finalizer: builds the honest one; None is SGD with rate 1.
       seed: of the initial model, and of the attack.
 
     Raises:
       InputError: if the aggregation is secure (the server then sees no client's row),
-        or networks and pictures do not fit.
+        networks and pictures do not fit, or `training` is given with `client_work`.
     """
     return build_fed_avg(
         network,
-        client_work=identify_clients(
-            build_fed_avg_client_work(network, training=training)
-        ),
+        client_work=_identified_work(network, training, client_work),
         model_aggregator=_observing(model_aggregator),
         finalizer=build_passive_finalizer(
             network,
@@ -131,6 +132,7 @@ def build_active_mgan(
     auxiliary: Labelled,
     victim_in_average: bool = True,
     training: BatchSgd | None = None,
+    client_work: tff.learning.templates.ClientWorkProcess | None = None,
     model_aggregator: tff.aggregators.WeightedAggregationFactory | None = None,
     finalizer: FinalizerBuilder | None = None,
     seed: int = 0,
@@ -154,6 +156,7 @@ def build_active_mgan(
       victim_in_average: whether the victim's update (of M_iso) enters the average that
         changes M, as Eq. 1 has it; not said in section V-D. If not, its weight is 0.
       training: see `build_passive_mgan`.
+      client_work: see `build_passive_mgan`; of `carrying_isolated(network)`.
       model_aggregator: see `build_passive_mgan`.
       finalizer: see `build_passive_mgan`; built for the types of both models.
       seed: see `build_passive_mgan`.
@@ -172,7 +175,7 @@ def build_active_mgan(
                 "give MeanFactory() or another weighted one"
             )
         aggregator = without_victim_factory(aggregator, victim)
-    work = identify_clients(build_fed_avg_client_work(carrying, training=training))
+    work = _identified_work(carrying, training, client_work)
     return build_fed_avg(
         carrying,
         client_work=isolate_victim(work, victim),
@@ -457,6 +460,21 @@ class _WithoutVictim(tff.aggregators.WeightedAggregationFactory):
             return process.next(state, value, tff.federated_map(counted, weight))
 
         return tff.templates.AggregationProcess(process.initialize, next_round)
+
+
+def _identified_work(
+    network: Network,
+    training: BatchSgd | None,
+    client_work: tff.learning.templates.ClientWorkProcess | None,
+) -> tff.learning.templates.ClientWorkProcess:
+    if client_work is None:
+        client_work = build_fed_avg_client_work(network, training=training)
+    elif training is not None:
+        raise InputError(
+            "training is given with client_work: expected one of them, since the work "
+            "has a training of its own; leave training out"
+        )
+    return identify_clients(client_work)
 
 
 def _observing(

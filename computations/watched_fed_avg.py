@@ -1,59 +1,36 @@
 """Federated averaging and SGD under defences, before a server that only looks.
 
-    clients   train: SGD, or DP-SGD by record (`record_level_dp`)
-              noise their updates                (`local_dp`)
-    between   clip, sum, noise the sum           (`user_level_dp`)
-              sum securely                       (`secure_aggregation`)
-    server    keeps what it sees of the last round, then goes on as agreed
-
-What the server sees follows from the defences and from nothing else (`threat_of`): the
-clients' rows as they send them, which are noised if clients add noise; or, if updates
-are summed securely, the mean of all of them. Whatever it keeps is in its finalizer's
-state, so that it never acts on it, and an attack reads it there after the fact.
+The server keeps what it sees of the last round, then goes on as agreed. What that is
+follows from the defences (`computations.defended_fed_avg`) and from nothing else
+(`threat_of`): the clients' rows as they send them, which are noised if clients add
+noise; or, if updates are summed securely, the mean of all of them. Whatever it keeps is
+in its finalizer's state, so that it never acts on it, and an attack reads it there
+after the fact.
 
 Under user-level privacy the server adds the noise, and has the clipped rows before it.
 With a secure sum of them it has that sum before the noise, too; what is kept here is
 the mean *after* it, as in a deployment whose noise comes from elsewhere (a trusted
 third party, or clients that each add a share).
-
-FedSGD with DP-SGD is one private step of rate 1 on all of a client's examples: the
-noisy mean of its clipped gradients.
 """
 
-import dataclasses
-import enum
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from computations.fed_avg import (
-    FinalizerBuilder,
-    build_fed_avg,
-    build_fed_avg_client_work,
-    build_fed_sgd_client_work,
+from computations.defended_fed_avg import (
+    Algorithm,
+    Defences,
+    build_defended_aggregator,
+    build_defended_client_work,
+    own_training,
 )
+from computations.fed_avg import FinalizerBuilder, build_fed_avg
 from tff_leak.attacks.observation import (
     aggregate_only,
     identify_clients,
     is_observed,
-    observing_factory,
-)
-from tff_leak.defences.local_dp import LocalDp, noise_updates
-from tff_leak.defences.record_level_dp import RecordLevelDp
-from tff_leak.defences.secure_aggregation import (
-    GREATEST_LOSS,
-    SecureAggregation,
-    secure_counts_factory,
-    secure_mean_factory,
-    secure_sum_factory,
-)
-from tff_leak.defences.user_level_dp import (
-    Mechanism,
-    UserLevelDp,
-    build_user_level_factory,
-    check_secure_bound,
 )
 from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import BatchSgd
@@ -66,59 +43,6 @@ from tff_leak.threat import (
     View,
     check_process,
 )
-
-
-class Algorithm(enum.Enum):
-    """What clients send: a gradient at the shared model, or what training changed."""
-
-    FED_SGD = "fed_sgd"
-    FED_AVG = "fed_avg"
-
-
-@dataclasses.dataclass(frozen=True)
-class Defences:
-    """What protects the clients; None: not used.
-
-    Attributes:
-      record_dp: of their training; its batches are their datasets' own.
-      local_dp: of what they send.
-      user_dp: at the server; `clients_per_round` is the size of the cohort.
-      secure_aggregation: of updates, weights and counts.
-
-    Raises:
-      InputError: if several mechanisms of differential privacy are given, or the
-        range of the secure sum and the clipping of `user_dp` contradict each other.
-    """
-
-    record_dp: RecordLevelDp | None = None
-    local_dp: LocalDp | None = None
-    user_dp: UserLevelDp | None = None
-    secure_aggregation: SecureAggregation | None = None
-
-    def __post_init__(self):
-        names = ("record_dp", "local_dp", "user_dp")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise InputError(
-                f"{' and '.join(given)} are given together: expected one mechanism of "
-                "differential privacy, since their epsilons protect different things "
-                "and do not add up; leave the others out"
-            )
-        if self.user_dp is not None and self.secure_aggregation is not None:
-            check_secure_bound(self.user_dp, self.secure_aggregation.bound)
-
-    @property
-    def view(self) -> View:
-        """What of the clients' updates reaches the server."""
-        if self.secure_aggregation is not None:
-            return View.SUM
-        noised = self.record_dp is not None or self.local_dp is not None
-        return View.NOISED_ROWS if noised else View.ROWS
-
-    @property
-    def draws_client_noise(self) -> bool:
-        """Whether clients draw noise, for which they need their ids."""
-        return self.record_dp is not None or self.local_dp is not None
 
 
 class Seen(NamedTuple):
@@ -159,11 +83,6 @@ def identified(defences: Defences, watched: Sequence[int] | None) -> bool:
     return rows or defences.draws_client_noise
 
 
-def own_training(algorithm: Algorithm, training: BatchSgd) -> BatchSgd:
-    """Returns the client's part of the training: of FedSGD one step of rate 1."""
-    return training if algorithm is Algorithm.FED_AVG else BatchSgd(learning_rate=1.0)
-
-
 def build_watched(
     network: Network,
     *,
@@ -197,7 +116,14 @@ def build_watched(
         for momentum or epochs.
     """
     _check_algorithm(algorithm, training)
-    work = _client_work(network, algorithm, training, defences, greatest_examples, seed)
+    work = build_defended_client_work(
+        network,
+        training=training,
+        defences=defences,
+        algorithm=algorithm,
+        greatest_examples=greatest_examples,
+        seed=seed,
+    )
     observing = watched is not None and defences.view is not View.SUM
     if observing:
         work = identify_clients(work)
@@ -205,13 +131,14 @@ def build_watched(
     process = build_fed_avg(
         network,
         client_work=work,
-        model_aggregator=_aggregator(
+        model_aggregator=build_defended_aggregator(
             defences,
             # Whatever carries the id, the updates are of this type.
             work.next.type_signature.result.result.member.update,
-            greatest_examples * own_training(algorithm, training).epochs,
-            seed,
-            observing,
+            greatest_weight=greatest_examples
+            * own_training(algorithm, training).epochs,
+            observing=observing,
+            seed=seed,
         ),
         finalizer=_finalizer_builder(
             training.learning_rate if fed_sgd else 1.0, watched
@@ -220,57 +147,6 @@ def build_watched(
     )
     check_process(threat, process)
     return process
-
-
-def _client_work(network, algorithm, training, defences, greatest_examples, seed):
-    own = own_training(algorithm, training)
-    counts = None
-    if defences.secure_aggregation is not None:
-        counts = secure_counts_factory(GREATEST_LOSS * greatest_examples * own.epochs)
-    if algorithm is Algorithm.FED_SGD and defences.record_dp is None:
-        work = build_fed_sgd_client_work(network, metrics_aggregator=counts)
-    else:
-        work = build_fed_avg_client_work(
-            network,
-            training=own,
-            privacy=defences.record_dp,
-            metrics_aggregator=counts,
-            seed=seed,
-        )
-    if defences.local_dp is not None:
-        work = noise_updates(defences.local_dp, work, seed=seed)
-    return work
-
-
-def _aggregator(
-    defences: Defences,
-    update_type: tff.Type,
-    greatest_weight: int,
-    seed: int,
-    observing: bool,
-) -> tff.aggregators.WeightedAggregationFactory:
-    user, secure = defences.user_dp, defences.secure_aggregation
-    if user is not None:
-        inner = None if secure is None else secure_sum_factory(secure.bound)
-        factory = tff.aggregators.as_weighted_aggregator(
-            build_user_level_factory(
-                user, seed=seed, record_aggregator=inner, value_type=update_type
-            )
-        )
-    elif secure is not None:
-        factory = secure_mean_factory(
-            secure.bound, greatest_weight=float(greatest_weight)
-        )
-    else:
-        factory = tff.aggregators.MeanFactory()
-    if not observing:
-        return factory
-    factory = observing_factory(factory)
-    if user is not None and user.mechanism is not Mechanism.ADAPTIVE:
-        # Clients clip before they send. (An adaptive bound is known inside only: there
-        # rows are kept as they were, longer by a factor than what is sent.)
-        factory = tff.aggregators.clipping_factory(float(user.clip), factory)
-    return factory
 
 
 def _finalizer_builder(rate: float, watched: Sequence[int] | None) -> FinalizerBuilder:

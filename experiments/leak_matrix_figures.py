@@ -169,7 +169,7 @@ def _of_server_gan(summary: Mapping[str, Any]) -> Figures:
         leakage=pooled["recovered"] if pooled["succeeded"] else None,
         reached=pooled["succeeded"] == 1.0,
         task_accuracy=summary["task_accuracy"]["attack"],
-        epsilon=None,
+        epsilon=summary.get("epsilon"),  # Runs of before there were defences have none.
         seconds=summary["seconds"],
         judge_share=pooled["sets"]["victim"]["judge_share"],
     )

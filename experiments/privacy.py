@@ -1,5 +1,6 @@
 """Differential privacy of a run: what it costs, and when a budget ends it."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 
 from dp_accounting import DpEvent
 
-from computations.watched_fed_avg import Defences
+from computations.defended_fed_avg import Defences
 from experiments.settings import plain
 from tff_leak.defences import local_dp as local_dp_lib
 from tff_leak.defences import user_level_dp
@@ -146,6 +147,34 @@ def mechanism(
 ) -> RecordLevelDp | LocalDp | user_level_dp.UserLevelDp | None:
     """Returns the differential privacy among the defences, with its delta."""
     return defences.record_dp or defences.local_dp or defences.user_dp
+
+
+def price(
+    defences: Defences, spending: Callable[[int], float] | None, rounds: int
+) -> dict[str, Any]:
+    """Returns what stands of it in the `summary.json` of a federated averaging.
+
+    Args:
+      defences: of the clients.
+      spending: see `build_round_spending`.
+      rounds: that were run.
+
+    Returns:
+      `defences` (names), `epsilon`, `epsilon_round` (one round alone), `delta` and
+      `neighbours`, the last four None without differential privacy.
+    """
+    private = mechanism(defences)
+    return {
+        "defences": [
+            field.name
+            for field in dataclasses.fields(defences)
+            if getattr(defences, field.name) is not None
+        ],
+        "epsilon": for_json(spending(rounds)) if spending else None,
+        "epsilon_round": for_json(spending(1)) if spending else None,
+        "delta": private.delta if private else None,
+        "neighbours": private.neighbours.name if private else None,
+    }
 
 
 def build_goes_on(

@@ -59,6 +59,28 @@ def series_of(
     }
 
 
+def privacy_facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Returns which defences a federated averaging had, and what they cost.
+
+    Args:
+      summary: with the entries of `privacy.price`, and of the rounds that were run and
+        planned.
+    """
+    facts: list[tuple[str, object]] = [
+        ("defences", ", ".join(summary["defences"]) or "none")
+    ]
+    if summary["epsilon"] is not None:
+        facts += [
+            ("epsilon", summary["epsilon"]),
+            ("epsilon of one round", summary["epsilon_round"]),
+            ("delta", f"{summary['delta']:g}"),
+            ("neighbouring data sets", summary["neighbours"]),
+        ]
+    if summary["rounds"] < summary["rounds_planned"]:
+        facts.append(("rounds without the privacy budget", summary["rounds_planned"]))
+    return facts
+
+
 def figures_section(summary: Mapping[str, Any], noun: str) -> html.Section:
     """All figures of all sets as tables, and what reaches them without an attack.
 

@@ -5,7 +5,9 @@
         --output_dir=runs/mgan
 
 Runs the attack and its control side by side, scores what the server drew, and writes a
-report. The same command goes on with a run that was interrupted.
+report. What clients do against it are flags, each with the settings of its part, e.g.
+--local_dp=clip=1,noise_multiplier=0.01. The same command goes on with a run that was
+interrupted.
 """
 
 import asyncio
@@ -14,16 +16,19 @@ import time
 
 from absl import flags
 
-from experiments import common_flags, server_gan_program, server_gan_report
+from computations.defended_fed_avg import Defences
+from experiments import common_flags, privacy, server_gan_program, server_gan_report
 from experiments.glasses_data import build_glasses_data
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import Data, build_data
 from experiments.server_gan_program import Arm, GanSettings, Server, Settings
-from experiments.settings import parse, plain
+from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.deviations import Deviations, Mode, deviations_of
 from tff_leak.attacks.representatives import Representatives
 from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.data import sources
+from tff_leak.defences.local_dp import LocalDp
+from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.runtime import cli
@@ -98,6 +103,23 @@ _MATCHING = flags.DEFINE_string(
 _SNAPSHOT_EVERY = flags.DEFINE_integer(
     "snapshot_every", 5, "Rounds between two looks at the generator.", lower_bound=1
 )
+_RECORD_DP = flags.DEFINE_string(
+    "record_dp",
+    "",
+    "Differential privacy of the clients' training, by record: settings of "
+    "RecordLevelDp, e.g. clip=1,noise_multiplier=1.1; empty: none.",
+)
+_LOCAL_DP = flags.DEFINE_string(
+    "local_dp",
+    "",
+    "Differential privacy of what a client sends, by the client itself: settings of "
+    "LocalDp, e.g. clip=1,noise_multiplier=1; empty: none.",
+)
+_PRIVACY_BUDGET = flags.DEFINE_float(
+    "privacy_budget",
+    None,
+    "Largest epsilon: the run ends before a round that would pass it.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -158,6 +180,13 @@ def _settings() -> Settings:
             given=server_gan_program.FIXED_MATCHING_FIELDS,
         ),
         snapshot_every=_SNAPSHOT_EVERY.value,
+        defences=Defences(
+            record_dp=build_optional(
+                RecordLevelDp, _RECORD_DP.value, flag=_RECORD_DP.name
+            ),
+            local_dp=build_optional(LocalDp, _LOCAL_DP.value, flag=_LOCAL_DP.name),
+        ),
+        privacy_budget=_PRIVACY_BUDGET.value,
     )
 
 
@@ -208,9 +237,13 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
     if settings.gan.patch_planes == GanSettings.patch_planes:
         del gan["patch_planes"]
     kind = {} if _PROPERTY.value == _TURN else {"property": _PROPERTY.value}
+    defences = {
+        name: getattr(settings.defences, name) for name in ("record_dp", "local_dp")
+    }
     return (
         common_flags.config(threads)
         | kind
+        | privacy.config(defences, settings.privacy_budget)
         | {
             "experiment": "server_gan",
             "dataset": _DATASET.value,

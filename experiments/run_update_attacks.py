@@ -16,7 +16,7 @@ import time
 
 from absl import flags
 
-from computations.watched_fed_avg import Algorithm, Defences
+from computations.defended_fed_avg import Algorithm, Defences
 from experiments import (
     common_flags,
     privacy,

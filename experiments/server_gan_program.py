@@ -18,11 +18,17 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from computations.defended_fed_avg import Defences, build_defended_client_work
 from computations.fed_avg import build_fed_avg
-from computations.malicious_server import build_active_mgan, build_passive_mgan
+from computations.malicious_server import (
+    build_active_mgan,
+    build_passive_mgan,
+    carrying_isolated,
+)
 from computations.representatives import build_find_representatives
 from experiments.evaluation import build_accuracy, build_judge
 from experiments.fed_avg_arm import FedAvgArm, shared_weights
+from experiments.privacy import build_round_spending, build_rounds_go_on, price
 from experiments.report_parts import metrics_rows, series_of
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import Data
@@ -57,7 +63,6 @@ from tff_leak.threat import (
     Behaviour,
     Knowledge,
     Threat,
-    View,
     check_process,
 )
 
@@ -138,6 +143,9 @@ class Settings:
       attack: fields of `ServerGan` that differ from its defaults.
       matching: fields of `Representatives` that differ from its defaults.
       snapshot_every: rounds between two looks at the generator.
+      defences: of the clients, who add their noise before the server sees anything
+        (`record_dp`, `local_dp`): what a server does to a sum is no defence against it.
+      privacy_budget: largest epsilon; the run ends before a round that would pass it.
     """
 
     rounds: int
@@ -151,6 +159,8 @@ class Settings:
     attack: Mapping[str, Any]
     matching: Mapping[str, Any]
     snapshot_every: int = 5
+    defences: Defences = Defences()
+    privacy_budget: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,6 +173,7 @@ class Experiment:
     attack: ServerGan
     matching: Representatives
     arms: Mapping[Arm, FedAvgArm]
+    goes_on: program.GoesOn | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +215,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
       InputError: if settings contradict each other or the data, or the process the
         threat (`threat`).
     """
+    _check_defences(settings.defences)
     if Arm.ATTACK not in settings.arms:
         names = ",".join(arm.value for arm in settings.arms)
         raise InputError(f"--arms is {names!r}: expected attack among them; add it")
@@ -212,23 +224,22 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     malicious = _malicious(settings, data, network, attack, matching)
     check_process(threat(settings), malicious)
     accuracy = build_accuracy(network, data.test)
+    spending = build_round_spending(settings.defences, settings.training)
+    goes_on = build_rounds_go_on(spending, settings.privacy_budget)
     arms = {}
     for arm in settings.arms:
         honest = arm is Arm.HONEST
         arms[arm] = FedAvgArm(
-            process=build_fed_avg(
-                network, training=settings.training, seed=settings.seed
-            )
-            if honest
-            else malicious,
+            process=_honest(settings, network) if honest else malicious,
             data=data.control if arm is Arm.CONTROL else data.clients,
             batch_size=settings.batch_size,
             seed=settings.seed,
             accuracy=accuracy,
-            identified=not honest,
+            identified=not honest or settings.defences.draws_client_noise,
+            spending=spending,
             note=None if honest else attack_metrics,
         )
-    return Experiment(settings, data, network, attack, matching, arms)
+    return Experiment(settings, data, network, attack, matching, arms, goes_on)
 
 
 def threat(settings: Settings) -> Threat:
@@ -237,7 +248,7 @@ def threat(settings: Settings) -> Threat:
     return Threat(
         Adversary.SERVER,
         Behaviour.PASSIVE if passive else Behaviour.ACTIVE,
-        View.ROWS,
+        settings.defences.view,
         frozenset({Knowledge.AUXILIARY_DATA}),
     )
 
@@ -272,6 +283,7 @@ async def run(
         directory=directory,
         progress=progress,
         on_round=look,
+        goes_on=experiment.goes_on,
     )
     return {Arm(name): state for name, state in states.items()}
 
@@ -338,7 +350,7 @@ def evaluate(
         for arm, state in states.items()
     }
     summary = {
-        **_outline(experiment),
+        **_outline(experiment, directory),
         "task_accuracy": accuracy,
         "task_accuracy_by_round": _accuracy_by_round(directory),
         "judge_accuracy": judge.accuracy(
@@ -355,15 +367,21 @@ def evaluate(
     return Evaluation(summary, inputs)
 
 
-def _outline(experiment: Experiment) -> dict[str, Any]:
-    """What was run."""
+def _outline(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
+    """What was run, and what it cost."""
     settings, data = experiment.settings, experiment.data
+    # Fewer than planned if the privacy budget ended the run.
+    rounds = len(metrics_rows(directory))
+    spending = experiment.arms[Arm.ATTACK].spending
     return {
         "experiment": "server_gan",
         "dataset": data.source.name,
         "synthetic": data.source.synthetic,
         "seed": settings.seed,
-        "rounds": settings.rounds,
+        "rounds": rounds,
+        "rounds_planned": settings.rounds,
+        "view": threat(settings).view.value,
+        **price(settings.defences, spending, rounds),
         "server": settings.server.value,
         "mode": settings.deviations.mode.value,
         "victim": data.victim,
@@ -505,18 +523,53 @@ def _malicious(
     shared = {
         "victim": data.victim,
         "auxiliary": Labelled(data.auxiliary.images, data.auxiliary.labels),
-        "training": settings.training,
         "seed": settings.seed,
     }
     if settings.server is Server.PASSIVE:
-        find = build_find_representatives(network, matching)
-        return build_passive_mgan(network, attack, find_representatives=find, **shared)
+        return build_passive_mgan(
+            network,
+            attack,
+            find_representatives=build_find_representatives(network, matching),
+            client_work=_client_work(settings, network),
+            **shared,
+        )
     return build_active_mgan(
         network,
         attack,
+        client_work=_client_work(settings, carrying_isolated(network)),
         victim_in_average=settings.server is Server.ACTIVE,
         **shared,
     )
+
+
+def _honest(
+    settings: Settings, network: Network
+) -> tff.learning.templates.LearningProcess:
+    return build_fed_avg(
+        network, client_work=_client_work(settings, network), seed=settings.seed
+    )
+
+
+def _client_work(
+    settings: Settings, network: Network
+) -> tff.learning.templates.ClientWorkProcess:
+    """What clients do, whatever the server is."""
+    return build_defended_client_work(
+        network,
+        training=settings.training,
+        defences=settings.defences,
+        seed=settings.seed,
+    )
+
+
+def _check_defences(defences: Defences) -> None:
+    for name in ("user_dp", "secure_aggregation"):
+        if getattr(defences, name) is not None:
+            raise InputError(
+                f"{name} is given with a server's GAN: expected record_dp or local_dp, "
+                "since it draws one client from rows, which the server has before it "
+                "adds noise and over a secure sum not at all; leave it out"
+            )
 
 
 def _inputs(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import figure
 
-from experiments.report_parts import metrics_rows, series_of
+from experiments.report_parts import metrics_rows, privacy_facts, series_of
 from experiments.server_gan_program import (
     REPRESENTATIVES,
     Arm,
@@ -339,8 +339,10 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("judge's accuracy", summary["judge_accuracy"]),
         ("mode", summary["mode"]),
         ("server", summary["server"]),
+        ("server sees", summary["view"]),
         ("rounds", summary["rounds"]),
         ("seed", summary["seed"]),
+        *privacy_facts(summary),
     ]
 
 

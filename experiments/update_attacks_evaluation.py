@@ -32,7 +32,7 @@ import tensorflow as tf
 from computations.watched_fed_avg import Seen
 from experiments.evaluation import build_judge
 from experiments.fed_avg_arm import shared_weights
-from experiments.privacy import for_json, mechanism
+from experiments.privacy import price
 from experiments.report_parts import metrics_rows
 from experiments.run_clock import RunClock
 from experiments.update_attacks_program import (
@@ -135,7 +135,6 @@ def _outline(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
     # Fewer than planned if the privacy budget ended the run.
     rounds = len(metrics_rows(directory))
     spending = experiment.arms[Arm.ATTACK].spending
-    private = mechanism(settings.defences)
     return {
         "experiment": "update_attacks",
         "attack": settings.attack.value,
@@ -155,15 +154,7 @@ def _outline(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
             "view": experiment.threat.view.value,
             "knowledge": sorted(k.value for k in experiment.threat.knowledge),
         },
-        "defences": [
-            field.name
-            for field in dataclasses.fields(settings.defences)
-            if getattr(settings.defences, field.name) is not None
-        ],
-        "epsilon": for_json(spending(rounds)) if spending else None,
-        "epsilon_round": for_json(spending(1)) if spending else None,
-        "delta": private.delta if private else None,
-        "neighbours": private.neighbours.name if private else None,
+        **price(settings.defences, spending, rounds),
     }
 
 

@@ -6,7 +6,7 @@
   its training data.
 
 The server keeps to the protocol. What it sees follows from the defences
-(`computations.watched_fed_avg`); under secure aggregation the attacks on updates are
+(`computations.defended_fed_avg`); under secure aggregation the attacks on updates are
 made on the mean of all, as if it were one client that holds everybody's images, and
 what they find is held against each victim's. Everything is scored afterwards
 (`update_attacks_evaluation`).
@@ -27,15 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from computations.watched_fed_avg import (
-    Algorithm,
-    Defences,
-    Seen,
-    build_watched,
-    identified,
-    own_training,
-    threat_of,
-)
+from computations.defended_fed_avg import Algorithm, Defences, own_training
+from computations.watched_fed_avg import Seen, build_watched, identified, threat_of
 from experiments.evaluation import build_accuracy
 from experiments.fed_avg_arm import FedAvgArm
 from experiments.networks import papers_classifier

@@ -9,6 +9,7 @@ from experiments.report_parts import (
     figures_section,
     metrics_rows,
     nouns_of,
+    privacy_facts,
     series_of,
 )
 from experiments.update_attacks_evaluation import Evaluation
@@ -315,19 +316,9 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
     facts += [
         ("task accuracy", summary["task_accuracy"][Arm.ATTACK.value]),
         ("server sees", summary["threat"]["view"]),
-        ("defences", ", ".join(summary["defences"]) or "none"),
         ("clients", summary["clients"]),
         ("examples of each", summary["examples"]),
         ("rounds", summary["rounds"]),
         ("seed", summary["seed"]),
     ]
-    if summary["epsilon"] is not None:
-        facts += [
-            ("epsilon", summary["epsilon"]),
-            ("epsilon of one round", summary["epsilon_round"]),
-            ("delta", f"{summary['delta']:g}"),
-            ("neighbouring data sets", summary["neighbours"]),
-        ]
-    if summary["rounds"] < summary["rounds_planned"]:
-        facts.append(("rounds without the privacy budget", summary["rounds_planned"]))
-    return facts
+    return facts + privacy_facts(summary)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from computations.defended_fed_avg import Defences, build_defended_client_work
 from computations.fed_avg import build_fed_avg, build_fed_avg_client_work
 from computations.malicious_server import (
     build_active_mgan,
@@ -24,6 +25,7 @@ from tff_leak.attacks.observation import (
     observing_factory,
 )
 from tff_leak.attacks.server_gan import ServerGan
+from tff_leak.defences.local_dp import LocalDp
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, generators, layers
 from tff_leak.models.batched_sgd import BatchSgd
@@ -242,6 +244,31 @@ class TestPassive:
         one, _ = _passive().next(state, _clients())
         other, _ = _passive().next(copied, _clients())
         assert _same(one, other)
+
+    def test_clients_defences_stand_before_the_server(self):
+        """It sees rows as they are sent: clipped by the clients' own privacy."""
+        clip = 1e-3
+        noiseless = Defences(local_dp=LocalDp(clip=clip, noise_multiplier=0.0))
+        process = _build_passive(
+            training=None,
+            client_work=build_defended_client_work(
+                CLASSIFIER, training=TRAINING, defences=noiseless
+            ),
+        )
+        memory = _run(process, _clients())[0].finalizer.attack.memory
+        update = self._updates()[1][VICTIM]
+        length = np.sqrt(sum(np.sum(np.square(u)) for u in update))
+        assert length > 2 * clip
+        np.testing.assert_allclose(
+            memory.victim.images[:, 0, 0, 0],
+            [10.0 * update[1][0] * clip / length] * 2,
+            rtol=1e-4,
+        )
+
+    def test_training_beside_an_own_client_work_is_refused(self):
+        work = build_fed_avg_client_work(CLASSIFIER)
+        with pytest.raises(InputError, match="training is given with client_work"):
+            _build_passive(client_work=work)
 
     def test_an_own_honest_finalizer(self):
         state, _ = _run(_passive(), _clients())

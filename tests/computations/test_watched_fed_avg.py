@@ -7,13 +7,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from computations.watched_fed_avg import (
-    Algorithm,
-    Defences,
-    build_watched,
-    identified,
-    threat_of,
-)
+from computations.defended_fed_avg import Algorithm, Defences
+from computations.watched_fed_avg import build_watched, identified, threat_of
 from tff_leak.attacks.observation import client_data
 from tff_leak.attacks.update_matching import mean_gradient
 from tff_leak.defences.local_dp import LocalDp

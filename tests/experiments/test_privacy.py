@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation
 
-from computations.watched_fed_avg import Defences
+from computations.defended_fed_avg import Defences
 from experiments.privacy import (
     build_goes_on,
     build_round_spending,

@@ -17,7 +17,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow_federated as tff
+from dp_accounting import GaussianDpEvent
 
+from computations.defended_fed_avg import Defences
 from computations.malicious_server import build_passive_mgan
 from experiments import evaluation as evaluation_lib
 from experiments import server_gan_program as program
@@ -29,6 +31,10 @@ from experiments.server_gan_data import build_data
 from experiments.server_gan_state import attack_state
 from tff_leak.attacks.deviations import Deviations
 from tff_leak.data import sources
+from tff_leak.defences.accounting import epsilon, repeated
+from tff_leak.defences.record_level_dp import RecordLevelDp
+from tff_leak.defences.secure_aggregation import SecureAggregation
+from tff_leak.defences.user_level_dp import UserLevelDp
 from tff_leak.errors import InputError
 from tff_leak.metrics import properties
 from tff_leak.models.batched_sgd import BatchSgd
@@ -217,6 +223,53 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
         (directory.program_state / last, done.program_state / last),
     ):
         assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_clients_that_protect_themselves(tmp_path):
+    """By record: the server is as invisible, sees noise, and the price is told."""
+    private = RecordLevelDp(clip=1.0, noise_multiplier=1.0)
+    settings = _settings(
+        arms=[program.Arm.ATTACK, program.Arm.HONEST],
+        defences=Defences(record_dp=private),
+        # Two rounds of three.
+        privacy_budget=1.01 * _epsilon(private, 2),
+        deviations=Deviations(),
+    )
+    experiment = program.build_experiment(settings, _data())
+    directory, states = _finish(tmp_path / "run", experiment)
+    attack, honest = (
+        states[arm].global_model_weights.trainable
+        for arm in (program.Arm.ATTACK, program.Arm.HONEST)
+    )
+    for one, other in zip(attack, honest, strict=True):
+        np.testing.assert_array_equal(one, other)
+    rows = _rows(directory)
+    assert [float(row["attack/epsilon_total"]) for row in rows] == pytest.approx(
+        [_epsilon(private, 1), _epsilon(private, 2)]
+    )
+    summary = json.loads(directory.summary.read_text())
+    assert (summary["rounds"], summary["rounds_planned"]) == (2, ROUNDS)
+    assert (summary["defences"], summary["view"]) == (["record_dp"], "noised_rows")
+    assert summary["epsilon"] == pytest.approx(_epsilon(private, 2))
+    assert "rounds without the privacy budget" in directory.report.read_text()
+
+
+def _epsilon(private, rounds):
+    """Of 30 pictures in 2 batches a round: 2 releases, one of which has a record."""
+    event = GaussianDpEvent(private.noise_multiplier)
+    return epsilon(repeated(event, rounds), private.delta, private.neighbours)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Defences(user_dp=UserLevelDp(1.0, 1.0, clients_per_round=40)),
+        Defences(secure_aggregation=SecureAggregation(1.0)),
+    ],
+)
+def test_what_a_server_does_to_a_sum_is_no_defence(given):
+    with pytest.raises(InputError, match="is given with a server's GAN"):
+        program.build_experiment(_settings(defences=given), _data())
 
 
 def test_faces_with_glasses(tmp_path):

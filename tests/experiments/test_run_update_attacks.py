@@ -18,7 +18,7 @@ import pytest
 import tensorflow_federated as tff
 from dp_accounting import GaussianDpEvent
 
-from computations.watched_fed_avg import Algorithm, Defences
+from computations.defended_fed_avg import Algorithm, Defences
 from experiments import evaluation as evaluation_lib
 from experiments import update_attacks_evaluation as evaluation
 from experiments import update_attacks_program as program

@@ -118,6 +118,11 @@ def _server_gan_row(summary: Mapping, one: Mapping) -> dict[str, object]:
         "diversity ratio": victim["diversity_ratio"],
         "task accuracy": summary["task_accuracy"]["attack"],
     }
+    if summary.get("defences"):  # Runs of before there were any do not say so.
+        row |= {
+            "defences": ", ".join(summary["defences"]),
+            "epsilon": summary["epsilon"],
+        }
     if "identity" not in summary:
         return row
     [person] = [
