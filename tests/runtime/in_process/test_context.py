@@ -193,6 +193,22 @@ class TestConcurrency:
             found = asyncio.run(all_calls())
         assert found == [([2 * i, 2], 2 * i + 2) for i in range(20)]
 
+    def test_large_sums_at_once(self):
+        """Over 205 MB Grappler adds tensors up in a place that calls share."""
+        size, terms = 9_000_000, 8
+
+        @tff.tensorflow.computation(np.float32)
+        def large_sum(x):
+            ones = x * tf.ones([size])
+            return tf.reduce_max(tf.add_n([ones * float(k) for k in range(terms)]))
+
+        async def at_once():
+            calls = [large_sum(1.0) for _ in range(4)]
+            return await asyncio.gather(*calls)
+
+        with _installed(AsyncInProcessContext()):
+            assert asyncio.run(at_once()) == [28.0] * 4
+
     def test_short_calls_overtake_a_long_one(self):
         """One of them is of a computation that has to be compiled first."""
 

@@ -6,6 +6,7 @@ accumulators are merged in the order of the slots.
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_leak.runtime.in_process import plan as planning
-from tff_leak.runtime.in_process import values
+from tff_leak.runtime.in_process import shim, values
 from tff_leak.runtime.in_process.importer import Importer
 from tff_leak.runtime.in_process.plan import PARAMETER, Phase, Plan, Symbol
 from tff_leak.runtime.in_process.segments import Segments, Slot
@@ -193,9 +194,7 @@ class Execution:
     def guard(self, segment, inputs, slot: Slot, where: str, phase: int):
         """Calls a segment on the slot's device; says where it was if it fails."""
         try:
-            if slot.device is None:
-                return segment(inputs)
-            with tf.device(slot.device):
+            with shim.without_memory_optimizer(), _on(slot.device):
                 return segment(inputs)
         except tf.errors.OpError as error:
             # Before the last paragraph stand the stacks of where it was defined.
@@ -204,6 +203,10 @@ class Execution:
                 f"TensorFlow failed {where}, in phase {phase} of the computation "
                 f"{self._name}: {reason}"
             ) from error
+
+
+def _on(device: str | None) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if device is None else tf.device(device)
 
 
 class _Batches:

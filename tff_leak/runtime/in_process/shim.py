@@ -4,12 +4,19 @@ Everything else in the package uses public names only. The insides change from r
 to release, so the versions are checked when this module is imported.
 """
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_federated as tff
-from tensorflow.core.protobuf import saved_object_graph_pb2
+from tensorflow.core.protobuf import (
+    config_pb2,
+    rewriter_config_pb2,
+    saved_object_graph_pb2,
+)
+from tensorflow.python.eager import context as eager_context
 from tensorflow.python.saved_model import (
     function_deserialization,
     nested_structure_coder,
@@ -46,6 +53,34 @@ infer_cardinalities = cardinalities_utils.infer_cardinalities
 to_python = type_conversions.type_to_py_container
 # The element structure of a dataset of this type.
 to_tf_structure = type_conversions.type_to_tf_structure
+
+
+@contextlib.contextmanager
+def without_memory_optimizer() -> Iterator[None]:
+    """Keeps Grappler's memory optimizer from functions that this thread calls.
+
+    In a graph of more than 205 MB it adds tensors up in a temporary variable whose name
+    all calls of the function share: two threads in it at once, such as two arms of a
+    run, end in `AlreadyExistsError` (https://github.com/tensorflow/tensorflow/issues/
+    23780).
+    """
+    active = eager_context.context()
+    before = active.function_call_options
+    active.function_call_options = _unoptimised(
+        before.executor_type, before.config_proto_serialized
+    )
+    try:
+        yield
+    finally:
+        active.function_call_options = before
+
+
+@functools.cache
+def _unoptimised(executor_type: str | None, config: bytes) -> Any:
+    proto = config_pb2.ConfigProto.FromString(config)
+    rewriting = proto.graph_options.rewrite_options
+    rewriting.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+    return eager_context.FunctionCallOptions(executor_type, proto)
 
 
 def proto_of(block: Any) -> computation_pb2.Computation:
