@@ -282,9 +282,45 @@ _USER_RATES = {"gradient_inversion": "learning_rate=1"}
 _LOCAL_RATES = {"gradient_inversion": "learning_rate=0.3"}
 
 
-def _at_rates(rates: Mapping[str, str], flag: str) -> dict[str, Change]:
-    """A flag for all attacks on updates, with `--training` of those that are named."""
-    named = {name: (f"--training={rate}", flag) for name, rate in rates.items()}
+# Of gradient inversion, where clients add noise: an attack that knows of it. The total
+# variation takes the noise out, and what is found gets the contrast of its kind back.
+# One seed each, recovered (judge's share) without and with:
+#
+#   MNIST    local, noise .01      .03 (.00)    .63 (.81)
+#            record-level, .1     -.22 (.00)   -.08 (.00)
+#   digits   local, noise .003    -.04 (.00)    .87 (.88)
+#            local, noise .01     -.62 (.00)    .53 (.06)
+_BACKGROUND = {"digits": "0.6", "mnist": "0.7"}
+_VARIATION = {"0.003": "0.1"}
+
+
+def _against_noise(dataset: str, noise: str) -> str:
+    variation = _VARIATION.get(noise, "0.3")
+    return (
+        "--inversion=distance=cosine,iterations=300,"
+        f"tv_weight={variation},background={_BACKGROUND[dataset]}"
+    )
+
+
+def _at_rates(
+    rates: Mapping[str, str], flag: str, against: Mapping[str, str] | None = None
+) -> dict[str, Change]:
+    """A flag for all attacks on updates, and what some of them have beside it.
+
+    Args:
+      rates: `--training` by attack.
+      flag: the defence's.
+      against: by attack, what it does against the defence.
+    """
+    against = against or {}
+    named = {
+        name: (
+            *((f"--training={rates[name]}",) if name in rates else ()),
+            *((against[name],) if name in against else ()),
+            flag,
+        )
+        for name in {**rates, **against}
+    }
     return {UPDATE_ATTACKS: (flag,), **named}
 
 
@@ -300,7 +336,7 @@ def _sparse_vector(epsilon: str) -> Defence:
     )
 
 
-def _record_dp(noise: str) -> Defence:
+def _record_dp(dataset: str, noise: str) -> Defence:
     settings = f"clip=1,noise_multiplier={noise}"
     return Defence(
         f"record_dp_{noise}",
@@ -318,13 +354,17 @@ def _record_dp(noise: str) -> Defence:
                 "--batch_size=30",
                 f"--record_dp={settings}",
             ),
-            **_at_rates(_RECORD_RATES.get(noise, {}), f"--record_dp={settings}"),
+            **_at_rates(
+                _RECORD_RATES.get(noise, {}),
+                f"--record_dp={settings}",
+                {"gradient_inversion": _against_noise(dataset, noise)},
+            ),
         },
         View.NOISED_ROWS,
     )
 
 
-def _local_dp(noise: str) -> Defence:
+def _local_dp(dataset: str, noise: str) -> Defence:
     def flag(clip: str) -> str:
         return f"--local_dp=clip={clip},noise_multiplier={noise}"
 
@@ -334,7 +374,11 @@ def _local_dp(noise: str) -> Defence:
         {
             CLIENT_GAN: (flag("0.5"),),
             SERVER_GAN: (flag("0.5"),),
-            **_at_rates(_LOCAL_RATES, flag("1")),
+            **_at_rates(
+                _LOCAL_RATES,
+                flag("1"),
+                {"gradient_inversion": _against_noise(dataset, noise)},
+            ),
         },
         View.NOISED_ROWS,
     )
@@ -371,7 +415,7 @@ def _class_keys(
     )
 
 
-def _defences(keys: Program) -> list[Defence]:
+def _defences(dataset: str, keys: Program) -> list[Defence]:
     return [
         NO_DEFENCE,
         Defence(
@@ -384,8 +428,8 @@ def _defences(keys: Program) -> list[Defence]:
             },
         ),
         *map(_sparse_vector, ("100", "10", "0.01")),
-        *map(_record_dp, ("0.1", "0.6", "1.1", "2", "4")),
-        *map(_local_dp, ("0.003", "0.01", "0.03", "0.1")),
+        *(_record_dp(dataset, noise) for noise in ("0.1", "0.6", "1.1", "2", "4")),
+        *(_local_dp(dataset, noise) for noise in ("0.003", "0.01", "0.03", "0.1")),
         *map(_user_dp, ("0.3", "1")),
         # Keys do not claim to stop who has them.
         _class_keys("known", "has the right one: the positive control", keys, ""),
@@ -415,7 +459,7 @@ def _matrix(
     return Matrix(
         name,
         {attack.name: attack for attack in attacks},
-        {defence.name: defence for defence in _defences(keys)},
+        {defence.name: defence for defence in _defences(name, keys)},
         quick,
     )
 

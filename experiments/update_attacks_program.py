@@ -145,6 +145,9 @@ def inversion_config(inversion: Mapping[str, Any]) -> dict[str, Any]:
     What follows the clients' training is left out, as it stands there.
     """
     settings = plain(GradientInversion(**inversion))
+    # Only what is not the default: runs from before there was a background go on.
+    if settings["background"] == GradientInversion.background:
+        del settings["background"]
     return {k: v for k, v in settings.items() if k not in FIXED_INVERSION_FIELDS}
 
 
@@ -295,7 +298,11 @@ def _knowledge(settings: Settings) -> set[Knowledge]:
     if settings.attack is Attack.MEMBERSHIP:
         # It has the examples about which it asks.
         return {Knowledge.AUXILIARY_DATA}
-    return {Knowledge.LABELS} if settings.labels is Labels.KNOWN else set()
+    known = {Knowledge.LABELS} if settings.labels is Labels.KNOWN else set()
+    if settings.inversion.get("background"):
+        # How dark pictures of the kind are it has from public ones.
+        known.add(Knowledge.AUXILIARY_DATA)
+    return known
 
 
 def _network(kind: NetworkKind, data: Data) -> Network:

@@ -13,6 +13,7 @@ from tff_leak.attacks.gradient_inversion import (
     GradientInversion,
     invert_gradients,
     objective,
+    stretched,
 )
 from tff_leak.attacks.label_inference import infer_labels
 from tff_leak.attacks.representatives import Reconstruction
@@ -155,6 +156,35 @@ def test_a_noised_gradient_gives_no_digit(clients):
     assert _error(found, images).min() > 0.2
 
 
+def test_an_attack_that_knows_of_noise_sees_through_some(clients):
+    """Total variation and contrast, against the same attack without them."""
+    weights, updates, images, labels = clients
+    size = np.sqrt(sum(float(tf.reduce_mean(u**2)) for u in updates) / len(updates))
+    noised = [
+        u + 0.3 * size * tf.random.stateless_normal(u.shape, [5, n])
+        for n, u in enumerate(updates)
+    ]
+    plain = GradientInversion(Distance.COSINE, iterations=200)
+    dark = float(np.mean(images < -0.9))
+    aware = dataclasses.replace(plain, tv_weight=0.1, background=0.9 * dark)
+    before, after = (
+        _error(_invert(settings, weights, noised, labels), images)
+        for settings in (plain, aware)
+    )
+    assert (after < 0.8 * before).all()
+
+
+def test_contrast_by_hand():
+    images = np.zeros((2, 1, 2, 5, 1), np.float32)
+    images[0] = np.linspace(0.0, 0.9, 10).reshape(1, 2, 5, 1)
+    images[1] = 0.25
+    # Of ten pixels, at 0, .1 ... .9: the fifth is black, the ninth white.
+    expected = np.clip(2 * (images[0] - 0.4) / 0.4 - 1, -1, 1)
+    found = stretched(tf.constant(images), 0.5).numpy()
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    np.testing.assert_array_equal(found[1], images[1])
+
+
 def test_restarts_keep_the_better_start(clients):
     weights, updates, _, labels = clients
     short = dataclasses.replace(DEEP_LEAKAGE, iterations=5)
@@ -183,6 +213,7 @@ def test_restarts_keep_the_better_start(clients):
         ({"restarts": 0}, "restarts is 0: expected at least 1"),
         ({"scale": 0.0}, "scale is 0.0: expected a finite number > 0"),
         ({"tv_weight": -1.0}, "tv_weight is -1.0: expected a finite alpha >= 0"),
+        ({"background": 0.98}, r"background is 0.98: expected a share of pixels in"),
         ({"start_noise": 0.0}, r"start_noise is 0.0: expected it in \(0, 1\]"),
     ],
 )

@@ -84,8 +84,21 @@ def test_a_defence_that_clips_has_a_rate_of_its_own(attack, defence, rate):
     change = leak_matrix_program.change_of(column, row)
     rates = [flag for flag in change if flag.startswith("--training=")]
     assert rates == ([f"--training={rate}"] if rate else [])
-    # The defence itself is there as well.
-    assert len(change) == len(rates) + 1
+    # The defence itself is there as well, and what an inversion does against noise.
+    tries = attack == "gradient_inversion" and row.name.startswith(("record", "local"))
+    assert len(change) == len(rates) + 1 + tries
+
+
+@pytest.mark.parametrize("matrix", cells.MATRICES.values(), ids=cells.MATRICES.keys())
+def test_an_inversion_knows_of_noise_that_clients_add(matrix):
+    inversion = matrix.attacks["gradient_inversion"]
+    for name, defence in matrix.defences.items():
+        change = cells.change_of(inversion, defence)
+        if isinstance(change, str):
+            continue
+        found = _flags_of(inversion.program, change)["inversion"]
+        noised = defence.view is View.NOISED_ROWS
+        assert ("background=" in found) == ("tv_weight=" in found) == noised, name
 
 
 # Reads commands as the binary would, one after another, and says what it thinks.

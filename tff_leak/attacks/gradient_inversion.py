@@ -22,6 +22,9 @@ several steps. Here there are as many as the client has, one step is assumed, an
 comes out is meant to be those very pictures. The first paper's needs a model with
 second derivatives (no ReLU) and few pictures.
 
+Against noise that clients add neither paper tries anything. A large alpha takes it
+away, and with it contrast, which `background` gives back.
+
 Not in the texts: SQUARED keeps pictures in their box, too. COSINE takes Adam's own
 steps, not their signs, and a rate that falls as `box_adam` has it. TV is the mean
 absolute difference of neighbours, down and across. Restarts keep what fits best.
@@ -45,6 +48,9 @@ from tff_leak.attacks.update_matching import (
 from tff_leak.errors import InputError
 from tff_leak.models.network import Network, Tensors, Weights
 from tff_leak.runtime.seeding import Role, derive
+
+BRIGHT = 0.02
+"""Share of pixels that are white in a picture that is stretched."""
 
 
 class Distance(enum.Enum):
@@ -70,6 +76,11 @@ class GradientInversion:
       start_noise: half the width of the uniform noise around mid-grey (0) that
         pictures start from, in (0, 1].
       restarts: starts, each with noise of its own.
+      background: share of a picture's pixels that are black (-1), in [0, 1), as public
+        pictures of the kind show it: what is found is stretched until that share is
+        black, and the brightest `BRIGHT` white (1). The cosine says nothing about
+        contrast, and a large `tv_weight`, which clients' noise asks for, leaves little
+        of it. 0: pictures are as they are found.
     """
 
     distance: Distance = Distance.SQUARED
@@ -81,6 +92,7 @@ class GradientInversion:
     scale: float = 1.0
     start_noise: float = 1.0
     restarts: int = 1
+    background: float = 0.0
 
     def __post_init__(self):
         check_optimizer(self.optimizer)
@@ -105,6 +117,11 @@ class GradientInversion:
             raise InputError(
                 f"start_noise is {self.start_noise}: expected it in (0, 1], as pixels "
                 "are in [-1, 1]; from 0 all pictures would be equal"
+            )
+        if not 0 <= self.background < 1.0 - BRIGHT:
+            raise InputError(
+                f"background is {self.background}: expected a share of pixels in [0, "
+                f"{1.0 - BRIGHT:g}); 0 leaves pictures as they are found"
             )
 
 
@@ -175,7 +192,30 @@ def invert_gradients(
             column = tf.reshape(better, [-1, 1, 1, 1, 1])
             images = tf.where(column, found[0], images)
             value = tf.where(better, found[1], value)
+    if settings.background:
+        images = stretched(images, settings.background)
     return Reconstruction(images, labels, value)
+
+
+def stretched(images: tf.Tensor, background: float) -> tf.Tensor:
+    """Gives pictures the contrast of their kind.
+
+    Args:
+      images: float32 `[..., H, W, C]`, any range.
+      background: see `GradientInversion`.
+
+    Returns:
+      Pictures in [-1, 1]; an even one stays what it is.
+    """
+    pixels = math.prod(images.shape[-3:])
+    rows = tf.sort(tf.reshape(images, [-1, pixels]), axis=1)
+    dark, bright = (
+        tf.reshape(rows[:, int(share * (pixels - 1))], [*images.shape[:-3], 1, 1, 1])
+        for share in (background, 1.0 - BRIGHT)
+    )
+    range_ = bright - dark
+    scaled = 2.0 * (images - dark) / tf.where(range_ > 0, range_, 1.0) - 1.0
+    return tf.where(range_ > 0, tf.clip_by_value(scaled, -1.0, 1.0), images)
 
 
 def objective(
