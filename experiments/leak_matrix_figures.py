@@ -7,8 +7,7 @@ would flatter it.
 
 Where there is no such scale a control is taken off: an adversary with a guessed key
 shows the best of several classes, and so does its control, which then is the floor. A
-server's GAN that succeeded for no class leaks nothing that is measured, whatever its
-margins are.
+server's GAN that succeeded for no class leaks nothing, whatever its margins are.
 """
 
 import dataclasses
@@ -166,7 +165,7 @@ def _of_server_gan(summary: Mapping[str, Any]) -> Figures:
     """`recovered` of margins: how much nearer the victim's own kind of pictures is."""
     pooled = summary["pooled"]
     return Figures(
-        leakage=pooled["recovered"] if pooled["succeeded"] else None,
+        leakage=pooled["recovered"] if pooled["succeeded"] else 0.0,
         reached=pooled["succeeded"] == 1.0,
         task_accuracy=summary["task_accuracy"]["attack"],
         epsilon=summary.get("epsilon"),  # Runs of before there were defences have none.

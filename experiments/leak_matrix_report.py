@@ -45,6 +45,9 @@ _NOTES = {
 }
 """What is said of a column of `recovered` where there is one."""
 
+NAMED_SHARE = 0.5
+"""Of pictures that the judge takes for the target: from here on the class is shown."""
+
 _WORST_FIRST = ("leak", "partial", "undefined", "none")
 _BREAK = "\n\n"  # between paragraphs
 
@@ -91,7 +94,9 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     measured adversaries of a defence's family, and a defence has kept the task accuracy
     that is at most `ACCURACY_LOSS` below that without one; means over seeds. Of an
     attack that is looked at over the rounds, what leaks in the last half of them has to
-    be below as well: its last round alone is luck.
+    be below as well: its last round alone is luck. Nor may the judge name as many as
+    `NAMED_SHARE` of its pictures rightly: those of one shape only are far from the
+    victim's, and show the class all the same.
 
     Returns:
       (text, kind). 'leak' when an attack works that no measured defence stops,
@@ -104,8 +109,9 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     caveat = (
         f"Stopped: less than {PARTIAL_FROM:g} leaks, in the mean over seeds, at the "
         "end and, where that was looked at, in the mean of the last half of the "
-        "rounds. No attack was tuned to a defence: an adversary that adapts may do "
-        "better."
+        f"rounds, and the judge names fewer than {NAMED_SHARE:.0%} of the pictures. Of "
+        "the attacks only gradient inversion knows of noise, and an adversary that "
+        "estimates a class key searches for it: others that adapt may do better."
     )
     failed = summary["counts"][Status.FAILED.value]
     if failed:
@@ -150,7 +156,12 @@ def _stops(cell: Mapping[str, Any]) -> bool:
     if cell["measure"] == Measure.ADVANTAGE.value:
         leaked -= cell["control"]["mean"] or 0.0
     late = _late(cell)
-    return leaked < PARTIAL_FROM and (late is None or late < PARTIAL_FROM)
+    named = cell["judge_share"]["mean"]
+    return (
+        leaked < PARTIAL_FROM
+        and (late is None or late < PARTIAL_FROM)
+        and (named is None or named < NAMED_SHARE)
+    )
 
 
 def _late(cell: Mapping[str, Any]) -> float | None:

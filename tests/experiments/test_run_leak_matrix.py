@@ -99,7 +99,7 @@ def test_bad_choices(changes, named):
         _plan(**changes)
 
 
-def _summary(ssim, accuracy, floor=0.5, epsilon=None, late=None):
+def _summary(ssim, accuracy, floor=0.5, epsilon=None, late=None, judge=0.25):
     """A run's; on the scale of the undefended one 0 is .5 and 1 is .9."""
     over_rounds = {} if late is None else {"late_ssim": {"attack": late}}
     return {
@@ -111,7 +111,7 @@ def _summary(ssim, accuracy, floor=0.5, epsilon=None, late=None):
         "pooled": {
             "reached_all": ssim == 0.6,
             "recovered": 0.99,
-            "attack": {"ssim": ssim, "judge_share": 0.5},
+            "attack": {"ssim": ssim, "judge_share": judge},
             "floor": {"value": floor},
             "reference": {"ssim": 0.9},
             **over_rounds,
@@ -234,6 +234,7 @@ def test_an_advantage_counts_above_its_control():
             "leakage": {"mean": leaked},
             "control": {"mean": control},
             "late_leakage": {"mean": None},
+            "judge_share": {"mean": None},
         }
 
     assert leak_matrix_report._stops(cell(0.15, 0.06))
@@ -287,6 +288,20 @@ def test_a_last_round_that_shows_nothing_is_no_stop_if_earlier_ones_did(
     of_row = dict(zip(header, row, strict=True))
     expected = f"{(late - 0.5) / 0.4:.2f} (one seed)"
     assert of_row["last half of the rounds"] == expected
+
+
+@pytest.mark.parametrize("judge, kind", [(0.49, "none"), (0.5, "leak")])
+def test_pictures_that_the_judge_names_are_not_stopped(tmp_path, judge, kind):
+    """One shape of a class may be far from the victim's images, and shows the class."""
+    found = _collected(
+        tmp_path,
+        {
+            "one/none/0": _summary(0.8, 0.9),
+            "one/noise/0": _summary(0.5, 0.9, judge=judge),
+        },
+        defences=["none", "noise"],
+    )
+    assert leak_matrix_report.verdict(found)[1] == kind
 
 
 def test_a_defence_stops_what_no_adversary_of_its_family_gets_through(tmp_path):
