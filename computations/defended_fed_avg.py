@@ -123,11 +123,16 @@ def build_defended_client_work(
       seed: of the noise.
 
     Raises:
-      InputError: as `build_fed_avg_client_work`.
+      InputError: as `build_fed_avg_client_work`; if `greatest_examples` is needed.
     """
     own = own_training(algorithm, training)
     counts = None
     if defences.secure_aggregation is not None:
+        if greatest_examples is None:
+            raise InputError(
+                "greatest_examples is None with secure_aggregation: expected the most "
+                "that a client has, for the range of secure sums; give it"
+            )
         counts = secure_counts_factory(GREATEST_LOSS * greatest_examples * own.epochs)
     if algorithm is Algorithm.FED_SGD and defences.record_dp is None:
         work = build_fed_sgd_client_work(network, metrics_aggregator=counts)

@@ -168,7 +168,7 @@ def _of_server_gan(summary: Mapping[str, Any]) -> Figures:
         leakage=pooled["recovered"] if pooled["succeeded"] else 0.0,
         reached=pooled["succeeded"] == 1.0,
         task_accuracy=summary["task_accuracy"]["attack"],
-        epsilon=summary.get("epsilon"),  # Runs of before there were defences have none.
+        epsilon=summary.get("epsilon"),  # Runs from before there were defences: none.
         seconds=summary["seconds"],
         judge_share=pooled["sets"]["victim"]["judge_share"],
     )

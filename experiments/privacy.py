@@ -212,13 +212,16 @@ def build_goes_on(
 
 
 def build_rounds_go_on(
-    spending: Callable[[int], float] | None, budget: float | None
+    spending: Callable[[int], float] | None,
+    budget: float | None,
+    flags: str = "--record_dp, --local_dp or --user_dp",
 ) -> Callable[[int, Mapping[str, Any]], bool] | None:
     """The same as `build_goes_on` for federated averaging.
 
     Args:
       spending: see `build_round_spending`.
       budget: the largest epsilon; None for no end.
+      flags: those of the binary that make it private, for messages.
 
     Raises:
       InputError: as `build_goes_on`.
@@ -228,7 +231,7 @@ def build_rounds_go_on(
     _check_budget(
         budget,
         {"the federation": spending and spending(1)},
-        "--record_dp, --local_dp or --user_dp",
+        flags,
     )
 
     def goes_on(round_num: int, states: Mapping[str, Any]) -> bool:

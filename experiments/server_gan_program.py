@@ -225,7 +225,9 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     check_process(threat(settings), malicious)
     accuracy = build_accuracy(network, data.test)
     spending = build_round_spending(settings.defences, settings.training)
-    goes_on = build_rounds_go_on(spending, settings.privacy_budget)
+    goes_on = build_rounds_go_on(
+        spending, settings.privacy_budget, "--record_dp or --local_dp"
+    )
     arms = {}
     for arm in settings.arms:
         honest = arm is Arm.HONEST
@@ -343,7 +345,7 @@ def evaluate(
         _inputs(settings, data, label, drawn, attack_state(states[Arm.ATTACK]))
         for label in data.held
     ]
-    _write_reconstructions(data, drawn[Arm.ATTACK], settings, directory)
+    _write_reconstructions(data, drawn[Arm.ATTACK], directory)
     scores = evaluate_properties(inputs, judge, foreground=data.source.foreground)
     accuracy = {
         arm.value: experiment.arms[arm].accuracy(shared_weights(state))
@@ -567,8 +569,8 @@ def _check_defences(defences: Defences) -> None:
         if getattr(defences, name) is not None:
             raise InputError(
                 f"{name} is given with a server's GAN: expected record_dp or local_dp, "
-                "since it draws one client from rows, which the server has before it "
-                "adds noise and over a secure sum not at all; leave it out"
+                "since the attack needs one client's row, which the server has before "
+                "it adds user-level noise, and never under a secure sum; leave it out"
             )
 
 
@@ -610,7 +612,6 @@ def _inputs(
 def _write_reconstructions(
     data: Data,
     drawn: Mapping[tuple[int, int], np.ndarray],
-    settings: Settings,
     directory: RunDirectory,
 ) -> None:
     """What was drawn as the victim's, class by class."""
@@ -621,7 +622,8 @@ def _write_reconstructions(
         images=np.concatenate(images),
         labels=labels,
         clients=np.full(len(labels), data.victim, np.int32),
-        round=settings.rounds,
+        # Fewer than planned if the privacy budget ended the run.
+        round=len(metrics_rows(directory)),
     )
 
 

@@ -26,6 +26,7 @@ from tff_leak.attacks.observation import (
 )
 from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.defences.local_dp import LocalDp
+from tff_leak.defences.record_level_dp import RecordLevelDp
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, generators, layers
 from tff_leak.models.batched_sgd import BatchSgd
@@ -343,6 +344,38 @@ class TestActive:
         assert _same(state.finalizer.attack, start.finalizer.attack)
         isolated = [s.global_model_weights.non_trainable for s in (state, start)]
         assert _same(*isolated)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_active_server_before_clients_that_protect_themselves():
+    """The victim's noised and clipped row is what D becomes before it trains."""
+    clip = 1e-3
+    carrying = carrying_isolated(CLASSIFIER)
+    process = build_active_mgan(
+        CLASSIFIER,
+        _attack(of_d=0),
+        victim=VICTIM,
+        auxiliary=AUXILIARY,
+        client_work=build_defended_client_work(
+            carrying,
+            training=TRAINING,
+            defences=Defences(record_dp=RecordLevelDp(clip, 0.0)),
+        ),
+        seed=3,
+    )
+    start = process.initialize()
+    state, _ = _run(process, _clients())
+    gaps = [
+        after - before
+        for after, before in zip(
+            state.global_model_weights.non_trainable,
+            start.global_model_weights.non_trainable,
+            strict=True,
+        )
+    ]
+    # Five examples in batches of three are two steps, none longer than rate * clip.
+    length = np.sqrt(sum(np.sum(np.square(gap)) for gap in gaps))
+    assert 0 < length <= 2 * 0.1 * clip * 1.001
 
 
 @pytest.mark.usefixtures("in_process")

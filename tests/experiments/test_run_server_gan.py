@@ -251,6 +251,7 @@ def test_clients_that_protect_themselves(tmp_path):
     assert (summary["rounds"], summary["rounds_planned"]) == (2, ROUNDS)
     assert (summary["defences"], summary["view"]) == (["record_dp"], "noised_rows")
     assert summary["epsilon"] == pytest.approx(_epsilon(private, 2))
+    assert read_reconstructions(directory.reconstructions).round == 2
     assert "rounds without the privacy budget" in directory.report.read_text()
 
 
@@ -394,6 +395,10 @@ class TestVerdict:
         ({"attack": {"generator_steps": 0}}, "generator_steps is 0: expected at least"),
         ({"deviations": Deviations(max_shift=28)}, "max_shift is 28: expected fewer"),
         ({"matching": {"images": 0}}, "images is 0: expected at least 1"),
+        (
+            {"privacy_budget": 1.0},
+            "is 1.0 without differential privacy: expected --record_dp or --local_dp b",
+        ),
     ],
 )
 def test_settings_that_cannot_be(changes, message):

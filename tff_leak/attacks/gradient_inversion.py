@@ -157,8 +157,8 @@ def invert_gradients(
       seed: int32 `[2]`, of the starts, which are the same for all clients.
 
     Returns:
-      The pictures, in the order of the labels, and the objective; that of a client
-      whose update is not finite is not finite.
+      The pictures, in the order of the labels, and the objective (before contrast is
+      given back); that of a client whose update is not finite is not finite.
 
     Raises:
       InputError: as `representatives.reconstruct`.
@@ -205,7 +205,7 @@ def stretched(images: tf.Tensor, background: float) -> tf.Tensor:
       background: see `GradientInversion`.
 
     Returns:
-      Pictures in [-1, 1]; an even one stays what it is.
+      Pictures in [-1, 1]; one whose two levels are equal is not stretched.
     """
     pixels = math.prod(images.shape[-3:])
     rows = tf.sort(tf.reshape(images, [-1, pixels]), axis=1)
@@ -215,7 +215,7 @@ def stretched(images: tf.Tensor, background: float) -> tf.Tensor:
     )
     range_ = bright - dark
     scaled = 2.0 * (images - dark) / tf.where(range_ > 0, range_, 1.0) - 1.0
-    return tf.where(range_ > 0, tf.clip_by_value(scaled, -1.0, 1.0), images)
+    return tf.clip_by_value(tf.where(range_ > 0, scaled, images), -1.0, 1.0)
 
 
 def objective(

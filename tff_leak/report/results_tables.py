@@ -118,7 +118,7 @@ def _server_gan_row(summary: Mapping, one: Mapping) -> dict[str, object]:
         "diversity ratio": victim["diversity_ratio"],
         "task accuracy": summary["task_accuracy"]["attack"],
     }
-    if summary.get("defences"):  # Runs of before there were any do not say so.
+    if summary.get("defences"):  # Runs from before there were any do not say.
         row |= {
             "defences": ", ".join(summary["defences"]),
             "epsilon": summary["epsilon"],

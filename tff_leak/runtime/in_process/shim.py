@@ -62,12 +62,13 @@ def without_memory_optimizer() -> Iterator[None]:
     In a graph of more than 205 MB it adds tensors up in a temporary variable whose name
     all calls of the function share: two threads in it at once, such as two arms of a
     run, end in `AlreadyExistsError` (https://github.com/tensorflow/tensorflow/issues/
-    23780).
+    23780). What else that optimizer does (swapping on a GPU) goes with it.
     """
     active = eager_context.context()
     before = active.function_call_options
-    active.function_call_options = _unoptimised(
-        before.executor_type, before.config_proto_serialized
+    # New each time: TensorFlow may change the options that are in force.
+    active.function_call_options = eager_context.FunctionCallOptions(
+        before.executor_type, _unoptimised(before.config_proto_serialized)
     )
     try:
         yield
@@ -76,11 +77,11 @@ def without_memory_optimizer() -> Iterator[None]:
 
 
 @functools.cache
-def _unoptimised(executor_type: str | None, config: bytes) -> Any:
+def _unoptimised(config: bytes) -> config_pb2.ConfigProto:
     proto = config_pb2.ConfigProto.FromString(config)
     rewriting = proto.graph_options.rewrite_options
     rewriting.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
-    return eager_context.FunctionCallOptions(executor_type, proto)
+    return proto
 
 
 def proto_of(block: Any) -> computation_pb2.Computation:
