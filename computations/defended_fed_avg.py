@@ -85,8 +85,7 @@ class Defences:
         """What of the clients' updates reaches the server."""
         if self.secure_aggregation is not None:
             return View.SUM
-        noised = self.record_dp is not None or self.local_dp is not None
-        return View.NOISED_ROWS if noised else View.ROWS
+        return View.NOISED_ROWS if self.draws_client_noise else View.ROWS
 
     @property
     def draws_client_noise(self) -> bool:

@@ -457,7 +457,6 @@ def _defences(dataset: str, keys: Program) -> list[Defence]:
             "secure aggregation",
             {
                 CLIENT_GAN: _IN_TURNS,
-                SERVER_GAN: "it draws one client from rows, and a sum has none",
                 **dict.fromkeys(
                     (AVERAGING, UPDATE_ATTACKS), ("--secure_aggregation=bound=1",)
                 ),

@@ -144,34 +144,38 @@ def test_a_gradient_however_small_gives_its_digit_away():
     assert _error(attack(updates), image).max() < 0.02
 
 
+def _noised(updates, times):
+    """Normal noise, so many times as large as the updates' entries."""
+    size = np.sqrt(sum(float(tf.reduce_mean(u**2)) for u in updates) / len(updates))
+    return [
+        u + times * size * tf.random.stateless_normal(u.shape, [5, n])
+        for n, u in enumerate(updates)
+    ]
+
+
 def test_a_noised_gradient_gives_no_digit(clients):
     """What a defence would do to the error, so that the bound above says something."""
     weights, updates, images, labels = clients
-    size = np.sqrt(sum(float(tf.reduce_mean(u**2)) for u in updates) / len(updates))
-    noised = [
-        u + 3 * size * tf.random.stateless_normal(u.shape, [5, n])
-        for n, u in enumerate(updates)
-    ]
+    noised = _noised(updates, 3)
     found = _invert(DEEP_LEAKAGE, weights, noised, labels)
     assert _error(found, images).min() > 0.2
 
 
 def test_an_attack_that_knows_of_noise_sees_through_some(clients):
-    """Total variation and contrast, against the same attack without them."""
+    """By total variation and contrast together: either alone does worse."""
     weights, updates, images, labels = clients
-    size = np.sqrt(sum(float(tf.reduce_mean(u**2)) for u in updates) / len(updates))
-    noised = [
-        u + 0.3 * size * tf.random.stateless_normal(u.shape, [5, n])
-        for n, u in enumerate(updates)
-    ]
+    noised = _noised(updates, 0.3)
     plain = GradientInversion(Distance.COSINE, iterations=200)
     dark = float(np.mean(images < -0.9))
-    aware = dataclasses.replace(plain, tv_weight=0.1, background=0.9 * dark)
-    before, after = (
+    smooth = dataclasses.replace(plain, tv_weight=0.1)
+    strong = dataclasses.replace(plain, background=0.9 * dark)
+    both = dataclasses.replace(smooth, background=strong.background)
+    *alone, together = (
         _error(_invert(settings, weights, noised, labels), images)
-        for settings in (plain, aware)
+        for settings in (plain, smooth, strong, both)
     )
-    assert (after < 0.8 * before).all()
+    for error in alone:
+        assert together.mean() < 0.85 * error.mean()
 
 
 def test_contrast_by_hand():

@@ -40,6 +40,7 @@ from tff_leak.runtime import runtimes
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.reconstructions import read_reconstructions
 from tff_leak.runtime.run_directory import RunDirectory
+from tff_leak.threat import Knowledge
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROUNDS = 3
@@ -471,6 +472,17 @@ def test_cosine_goes_with_adaptive_clipping():
         inversion={"distance": Distance.COSINE}, defences=Defences(user_dp=user)
     )
     assert program.build_experiment(settings, _data()).threat.view.value == "rows"
+
+
+def test_a_background_is_knowledge_and_stands_in_the_configuration_if_there_is_one():
+    settings = _settings(
+        inversion={"distance": Distance.COSINE, "background": 0.5},
+    )
+    assert Knowledge.AUXILIARY_DATA in program._knowledge(settings)
+    assert Knowledge.AUXILIARY_DATA not in program._knowledge(_settings())
+    assert program.inversion_config(settings.inversion)["background"] == 0.5
+    # Runs from before there was one go on.
+    assert "background" not in program.inversion_config({})
 
 
 @pytest.mark.parametrize("victims", [(3,), (0, 0), (-1,)])
