@@ -238,15 +238,17 @@ def build_passive_finalizer(
 
         def learn():
             of_round = derive(root, Role.SERVER_GAN, 1 + state.round)
+            watched = server_gan.watched(attack, victims, of_round)
             images, labels = find_representatives(
                 Weights(shared, list(weights.non_trainable)),
-                updates,
+                [tf.gather(update, watched) for update in updates],
                 derive(of_round, _REPRESENTATIVES),
             )
             _check_found(attack, images, labels)
+            among = tf.gather(victims, watched)
             found = Evidence(
-                _of_clients(victims, images, labels),
-                _of_clients(~victims, images, labels),
+                _of_clients(among, images, labels),
+                _of_clients(~among, images, labels),
             )
             model = _models_of(victims, shared, updates, update_scale)
             sight = Sight(shared, model, found)

@@ -190,11 +190,14 @@ class Evaluation:
 
 
 def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the server's settings with their defaults, for `config.json`."""
+    """Returns the server's settings with their defaults, for `config.json`.
+
+    Without `other_clients` unless it is given: runs from before there was it go on.
+    """
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(ServerGan)
-        if field.name not in FIXED_ATTACK_FIELDS
+        if field.name not in (*FIXED_ATTACK_FIELDS, "other_clients")
     }
     return {**defaults, **attack}
 
@@ -204,7 +207,10 @@ def matching_config(matching: Mapping[str, Any]) -> dict[str, Any]:
 
     What follows the clients' training is left out, as it stands there.
     """
-    settings = plain(Representatives(**matching))
+    settings = plain(
+        Representatives(**matching),
+        newer=("unrolled_steps", "unrolled_batches", "background"),
+    )
     return {k: v for k, v in settings.items() if k not in FIXED_MATCHING_FIELDS}
 
 
@@ -494,6 +500,9 @@ def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, Serv
         network = classifiers.wang_att(classes, gan.planes)
         discriminator = discriminators.wang_att_multitask(classes, gan.planes)
         generator = generators.wang_att(classes, gan.base_filters)
+    others = min(
+        len(data.clients) - 1, settings.attack.get("other_clients") or len(data.clients)
+    )
     adam = tff.learning.optimizers.build_adam(gan.learning_rate, beta_1=gan.momentum)
     attack = ServerGan(
         MultitaskGan(
@@ -508,7 +517,7 @@ def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, Serv
             else None,
         ),
         representatives=found,
-        other_representatives=found * (len(data.clients) - 1),
+        other_representatives=found * others,
         **settings.attack,
     )
     return network, attack

@@ -19,11 +19,11 @@ from tff_leak.attacks.representatives import (
     reconstruct,
     total_variation,
 )
-from tff_leak.attacks.update_matching import OPTIMIZERS
+from tff_leak.attacks.update_matching import OPTIMIZERS, mean_gradient_of_training
 from tff_leak.data import partition, sources, transforms
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers, layers
-from tff_leak.models.batched_sgd import BatchSgd
+from tff_leak.models.batched_sgd import Batches, BatchSgd, train_on_batches
 from tff_leak.models.network import Weights, sequential
 from tff_leak.runtime import runtimes
 
@@ -97,6 +97,8 @@ def test_total_variation_by_hand():
 def test_gamma_is_a_quarter_of_the_steps_unless_given():
     assert Representatives(local_rate=0.1, local_steps=20).scale == pytest.approx(0.5)
     assert Representatives(local_rate=0.1, local_steps=20, gamma=2.0).scale == 2.0
+    unrolled = Representatives(local_rate=0.1, local_steps=20, unrolled_steps=5)
+    assert unrolled.scale == pytest.approx(2.0)
 
 
 def test_gradient_against_finite_differences():
@@ -231,6 +233,105 @@ def test_representatives_are_turned_as_their_clients_digits(one_round, optimizer
         assert to_upright > to_turned + 0.1
 
 
+def _whole_batch_updates(steps, rate, examples, weights):
+    """What a client sends that makes `steps` steps on all of its examples at once."""
+    batches = Batches(
+        tf.constant(examples.images[np.newaxis]),
+        tf.constant(examples.labels[np.newaxis], tf.int32),
+        tf.constant([len(examples)]),
+    )
+    settings = BatchSgd(rate, epochs=steps)
+    after = train_on_batches(settings, SMALL, weights, batches).tensors
+    return [old - new for old, new in zip(weights.trainable, after, strict=True)]
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_unrolled_training_is_the_clients(one_round, steps):
+    client, rate = one_round.data[3], 0.2
+    sent = _whole_batch_updates(steps, rate, client, one_round.weights)
+    found = mean_gradient_of_training(
+        SMALL,
+        one_round.weights,
+        tf.constant(client.images),
+        tf.constant(client.labels, tf.int32),
+        length=steps * rate,
+        steps=steps,
+    )
+    for one, other in zip(sent, found, strict=True):
+        np.testing.assert_allclose(one / (steps * rate), other, rtol=1e-3, atol=2e-5)
+
+
+def test_unrolled_batches_are_as_said(one_round):
+    """Two epochs of three batches, against the project's own SGD."""
+    client, rate = one_round.data[3].take(range(9)), 0.1
+    order = [0, 3, 6, 1, 4, 7, 2, 5, 8]
+    batches = Batches(
+        tf.constant(client.images[order].reshape(3, 3, *SMALL.input_shape)),
+        tf.constant(client.labels[order].reshape(3, 3), tf.int32),
+        tf.constant([3, 3, 3]),
+    )
+    after = train_on_batches(
+        BatchSgd(rate, epochs=2), SMALL, one_round.weights, batches
+    )
+    found = mean_gradient_of_training(
+        SMALL,
+        one_round.weights,
+        tf.constant(client.images),
+        tf.constant(client.labels, tf.int32),
+        length=6 * rate,
+        steps=6,
+        batches=3,
+    )
+    for before, new, mean in zip(
+        one_round.weights.trainable, after.tensors, found, strict=True
+    ):
+        np.testing.assert_allclose((before - new) / (6 * rate), mean, atol=2e-5)
+
+
+def test_a_client_that_trains_long_is_matched_by_unrolled_steps_alone(one_round):
+    """Its own pictures explain its update to the last bit; one gradient does not."""
+    client, rate, steps = one_round.data[0], 0.02, 40
+    sent = _whole_batch_updates(steps, rate, client, one_round.weights)
+    images = tf.constant(client.images)
+    labels = tf.constant(client.labels, tf.int32)
+    upright = tf.constant(one_round.data[-1].images)
+
+    def value(unrolled_steps, pictures):
+        settings = Representatives(
+            local_rate=rate,
+            local_steps=steps,
+            unrolled_steps=unrolled_steps,
+            gamma=None if unrolled_steps else rate * steps,
+            tv_weight=0.0,
+        )
+        return float(
+            objective(settings, SMALL, one_round.weights, sent, pictures, labels)
+        )
+
+    length = float(tf.linalg.global_norm(sent)) / (rate * steps)
+    # Of the update's length: what its own and the upright pictures leave unexplained.
+    assert value(steps, images) < 0.01 * length
+    assert value(steps // 2, images) < 0.2 * length
+    assert value(steps // 2, upright) > 2.0 * value(steps // 2, images)
+    assert value(None, images) > length
+    assert value(None, upright) < 1.1 * value(None, images)
+
+
+def test_background_by_hand():
+    images = tf.constant([1.0, -1.0, 0.0, -0.5], shape=[2, 1, 2, 1])
+    weights, labels = TINY.initialize(SEED), tf.constant([0, 1])
+    update = [tf.zeros(shape) for shape in TINY.trainable_shapes]
+    with_it, without = (
+        objective(
+            Representatives(background=weight), TINY, weights, update, images, labels
+        )
+        for weight in (0.2, 0.0)
+    )
+    np.testing.assert_allclose(
+        with_it - without, 0.2 * (4 + 0 + 1 + 0.25) / 4, rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_clients_are_independent(one_round, optimizer):
     some = [0, 3, 5]
@@ -333,6 +434,17 @@ def test_runs_in_a_tff_computation_and_leaves_broken_updates_alone():
         ({"iterations": 0}, "iterations is 0: expected at least 1; the default is 32"),
         ({"images": 0}, "images is 0: expected at least 1"),
         ({"gamma": 0.0}, "gamma is 0.0: expected a finite number > 0"),
+        (
+            {"gamma": 0.1, "unrolled_steps": 5},
+            "gamma is 0.1 with unrolled_steps: expected it with the paper's",
+        ),
+        ({"unrolled_steps": 0}, "unrolled_steps is 0: expected at least 1, or none"),
+        (
+            {"unrolled_batches": 4, "unrolled_steps": 5},
+            "unrolled_batches is 4: expected 1 to the number of images, 3",
+        ),
+        ({"unrolled_batches": 2}, "unrolled_batches is 2 without unrolled_steps"),
+        ({"background": -1.0}, "background is -1.0: expected at least 0"),
         ({"local_rate": float("inf")}, "local_rate is inf: expected a finite number"),
         ({"tv_weight": -0.1}, "tv_weight is -0.1: expected at least 0"),
         ({"tv_power": 0.5}, "tv_power is 0.5: expected at least 1"),

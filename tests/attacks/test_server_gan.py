@@ -239,6 +239,24 @@ class TestSchedule:
         assert int(state.note.generator_steps) == 2
 
 
+@pytest.mark.parametrize("wanted, number", [(None, 5), (1, 2), (2, 3), (9, 5)])
+def test_of_so_many_others_representatives_are_found(wanted, number):
+    victims = tf.constant([False, False, True, False, False])
+    attack = _attack(other_clients=wanted)
+    draws = [
+        server_gan.watched(attack, victims, tf.constant([seed, 3])).numpy()
+        for seed in range(30)
+    ]
+    for rows in draws:
+        assert len(rows) == number
+        assert np.all(np.diff(rows) > 0)
+        assert 2 in rows
+    # Each other's turn comes: it is not seen 30 times with a chance of .75 ** 30.
+    assert set(np.concatenate(draws)) == set(range(5))
+    if number == 2:
+        assert len({tuple(rows) for rows in draws}) > 2
+
+
 def test_identity_share_by_hand():
     gan = _attack().gan
     images = np.zeros([4, 16], np.float32)
@@ -324,6 +342,7 @@ def test_a_round_depends_on_its_seed_alone_and_is_the_same_in_a_graph():
         ({"growth": -1}, "discriminator_growth is -1: expected at least 0"),
         ({"stop_share": 0.0}, r"stop_share is 0.0: expected a share in \(0, 1\]"),
         ({"representatives": 0}, "representatives is 0: expected at least 1"),
+        ({"other_clients": 0}, "other_clients is 0: expected at least 1"),
     ],
 )
 def test_bad_input(change, message):

@@ -1,5 +1,6 @@
 """mGAN-AI in federated averaging: what clients can notice, and what the server sees."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -230,6 +231,21 @@ class TestPassive:
         others = {round(float(shown[i]), 4) for i in IDS if i != VICTIM}
         found = {round(float(x), 4) for x in memory.other.images[:, 0, 0, 0]}
         assert found == others
+
+    def test_representatives_of_some_others_only(self):
+        attack = dataclasses.replace(_attack(), other_clients=1)
+        state, _ = _run(_build_passive(attack), _clients())
+        _, updates = self._updates()
+        shown = {i: np.clip(10.0 * u[1][0], -1, 1) for i, u in updates.items()}
+        memory = state.finalizer.attack.memory
+        np.testing.assert_allclose(
+            memory.victim.images[:, 0, 0, 0], [shown[VICTIM]] * 2, atol=1e-5
+        )
+        others = {round(float(shown[i]), 4) for i in IDS if i != VICTIM}
+        found = {round(float(x), 4) for x in memory.other.images[:, 0, 0, 0]}
+        assert len(others) == 2
+        assert len(found) == 1
+        assert found < others
 
     def test_a_round_without_the_victim_or_without_others_teaches_nothing(self):
         start = _passive().initialize()

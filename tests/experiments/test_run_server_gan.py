@@ -350,6 +350,15 @@ def test_representatives_follow_the_clients_training():
     assert not set(written) & set(program.FIXED_MATCHING_FIELDS)
 
 
+def test_settings_that_came_later_are_written_down_if_given():
+    """A run from before there were these goes on with a configuration without them."""
+    assert not {"unrolled_steps", "background"} & set(program.matching_config({}))
+    given = {"unrolled_steps": 20, "background": 0.1}
+    assert given.items() <= program.matching_config(given).items()
+    assert "other_clients" not in program.attack_config({})
+    assert program.attack_config({"other_clients": 2})["other_clients"] == 2
+
+
 class TestVerdict:
     def _summary(
         self, succeeded=1.0, control=0.0, judge=1.0, ratio=0.6, recovered=0.5, other=0.1

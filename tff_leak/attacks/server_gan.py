@@ -33,7 +33,7 @@ from tff_leak.runtime.seeding import derive
 
 _SCORED = 200  # pictures of each identity that a round is judged by
 # Streams below a round's seed; phases follow.
-_INITIAL, _SCORE, _CROWD, _PHASES = 0, 1, 2, 10
+_INITIAL, _SCORE, _CROWD, _WATCHED, _PHASES = 0, 1, 2, 3, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,8 @@ class ServerGan:
       representatives: pictures that the slot finds for each client in a round (not in
         the text).
       other_representatives: as many of the others' are kept, drawn from all of theirs.
+      other_clients: of so many others representatives are found in a round, drawn anew
+        each time, for where finding them is what takes long; None is all of them.
     """
 
     gan: MultitaskGan
@@ -64,6 +66,7 @@ class ServerGan:
     stop_window: int = 3
     representatives: int = 18
     other_representatives: int = 162
+    other_clients: int | None = None
 
     def __post_init__(self):
         least = {
@@ -74,6 +77,8 @@ class ServerGan:
             "representatives": 1,
             "other_representatives": 1,
         }
+        if self.other_clients is not None:
+            least["other_clients"] = 1
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(
@@ -271,6 +276,26 @@ def active_round(
 def has_started(attack: ServerGan, state: State) -> tf.Tensor:
     """Whether the next round is one of the attack: `Deviations.start_round`."""
     return state.round >= attack.gan.deviations.start_round
+
+
+def watched(attack: ServerGan, victims: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Chooses whose representatives are found: the victim's, and some others'.
+
+    Args:
+      attack: the settings; `other_clients` others at most.
+      victims: bool `[clients]`, which rows of the round are the victim's.
+      seed: int32 `[2]`, of this round.
+
+    Returns:
+      Their rows, int32 `[k]`, ascending.
+    """
+    count = tf.shape(victims)[0]
+    if attack.other_clients is None:
+        return tf.range(count)
+    keys = tf.random.stateless_uniform([count], derive(seed, _WATCHED))
+    order = tf.argsort(tf.where(victims, -1.0, keys), stable=True)
+    number = tf.reduce_sum(tf.cast(victims, tf.int32)) + attack.other_clients
+    return tf.sort(order[:number])
 
 
 def with_classifier(discriminator: Weights, classifier: Tensors) -> Weights:

@@ -44,6 +44,45 @@ def mean_gradient(
     )
 
 
+def mean_gradient_of_training(
+    network: Network,
+    weights: Weights,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    length: float,
+    steps: int,
+    batches: int = 1,
+) -> Tensors:
+    """Returns the mean gradient along a client's training: old minus new over `length`.
+
+    With one batch the training is gradient descent on all pictures at once, and with
+    many steps gradient flow, which small steps on small batches follow, too, whatever
+    their order.
+
+    Args:
+      network: see `mean_gradient`.
+      weights: where the descent starts; its statistics stay as they are.
+      images: see `mean_gradient`.
+      labels: see `mean_gradient`.
+      length: the sum of all steps' rates.
+      steps: into how many equal ones it is divided; with 1 this is `mean_gradient`.
+      batches: step i is on every `batches`-th picture from number i mod `batches` on:
+        on pictures of all classes, if labels are in ascending order.
+    """
+    first = list(weights.trainable)
+    trainable = first
+    for step in range(steps):
+        here = Weights(trainable, list(weights.statistics))
+        some = slice(step % batches, None, batches)
+        gradients = mean_gradient(network, here, images[some], labels[some])
+        trainable = [
+            weight - length / steps * gradient
+            for weight, gradient in zip(trainable, gradients, strict=True)
+        ]
+    return [(old - new) / length for old, new in zip(first, trainable, strict=True)]
+
+
 def match_updates(
     objective: Objective,
     updates: Sequence[tf.Tensor],
