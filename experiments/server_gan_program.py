@@ -34,9 +34,17 @@ from experiments.run_clock import RunClock
 from experiments.server_gan_data import Data
 from experiments.server_gan_state import attack_metrics, attack_state
 from experiments.settings import plain
-from tff_leak.attacks import server_gan
+from tff_leak.attacks import representatives, server_gan
 from tff_leak.attacks.deviations import Deviations
-from tff_leak.attacks.multitask_gan import OTHER, VICTIM, Asked, Labelled, MultitaskGan
+from tff_leak.attacks.multitask_gan import (
+    OTHER,
+    VICTIM,
+    Asked,
+    Explained,
+    Labelled,
+    MultitaskGan,
+    Unexplained,
+)
 from tff_leak.attacks.representatives import Representatives
 from tff_leak.attacks.server_gan import ServerGan
 from tff_leak.data.sources import Examples
@@ -52,7 +60,7 @@ from tff_leak.metrics.properties import (
 )
 from tff_leak.models import classifiers, discriminators, generators
 from tff_leak.models.batched_sgd import BatchSgd
-from tff_leak.models.network import Network
+from tff_leak.models.network import Network, Weights
 from tff_leak.runtime import program, seeding, snapshots
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.reconstructions import write_reconstructions
@@ -226,7 +234,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         names = ",".join(arm.value for arm in settings.arms)
         raise InputError(f"--arms is {names!r}: expected attack among them; add it")
     matching = _matching(settings, data)
-    network, attack = _networks(settings, data, matching.images)
+    network, attack = _networks(settings, data, matching)
     malicious = _malicious(settings, data, network, attack, matching)
     check_process(threat(settings), malicious)
     accuracy = build_accuracy(network, data.test)
@@ -477,14 +485,10 @@ def _matching(settings: Settings, data: Data) -> Representatives:
     )
 
 
-def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, ServerGan]:
-    """The papers' networks for the size of the pictures, and the attack with them.
-
-    Args:
-      settings: of the run.
-      data: of the run.
-      found: representatives of each client.
-    """
+def _networks(
+    settings: Settings, data: Data, matching: Representatives
+) -> tuple[Network, ServerGan]:
+    """The papers' networks for the size of the pictures, and the attack with them."""
     side, classes = data.source.image_shape[0], data.source.num_classes
     gan = settings.gan
     if data.source.image_shape[2] != 1 or side not in (28, 64):
@@ -515,12 +519,25 @@ def _networks(settings: Settings, data: Data, found: int) -> tuple[Network, Serv
             discriminators.patches(data.source.image_shape, gan.patch_planes)
             if settings.deviations.local_reality
             else None,
+            _unexplained(matching, network) if settings.deviations.explained else None,
         ),
-        representatives=found,
-        other_representatives=found * others,
+        representatives=matching.images,
+        other_representatives=matching.images * others,
         **settings.attack,
     )
     return network, attack
+
+
+def _unexplained(matching: Representatives, network: Network) -> Unexplained:
+    """What pictures leave of an update, as representatives are found by it."""
+
+    def share(explained: Explained, images: tf.Tensor) -> tf.Tensor:
+        shared = Weights(list(explained.shared), [])
+        return representatives.unexplained(
+            matching, network, shared, explained.update, images, explained.labels
+        )
+
+    return share
 
 
 def _malicious(

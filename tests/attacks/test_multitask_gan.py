@@ -14,6 +14,7 @@ from tff_leak.attacks.multitask_gan import (
     VICTIM,
     Asked,
     Evidence,
+    Explained,
     Labelled,
     MultitaskGan,
 )
@@ -360,6 +361,72 @@ def test_g_learns_what_it_is_asked_for():
     assert pixels[:, :, 8:12].mean() < -0.5
 
 
+def _brightness(explained, images):
+    """A stand-in: pictures leave unexplained by how much they miss white."""
+    assert images.shape[0] == explained.labels.shape[0]
+    return tf.reduce_mean((1.0 - images) ** 2) * explained.shared[0]
+
+
+EXPLAINED = Explained([tf.constant(1.0)], [], tf.constant([0, 0, 1]))
+
+
+def _trained_to_explain(steps, weight=50.0, every=1, explained=EXPLAINED):
+    gan = dataclasses.replace(_gan(rate=0.01), batch_size=8)
+    gan = dataclasses.replace(
+        gan,
+        deviations=Deviations(explained=weight, explained_every=every),
+        unexplained=_brightness,
+    )
+    critics = multitask_gan.start_critics(gan, D.initialize(SEED), [])
+    generator = multitask_gan.initial_generator(gan, SEED)
+    after, _ = multitask_gan.train_generator(
+        gan, critics, generator, REAL, EVIDENCE, tf.constant(steps), SEED, explained
+    )
+    return gan, generator, after
+
+
+def test_g_draws_what_explains_the_update_as_the_victims_of_its_classes():
+    gan, before, after = _trained_to_explain(60, weight=300.0)
+    asked = Asked(tf.constant([0] * 8 + [1] * 4), tf.fill([12], VICTIM))
+    levels = [
+        float(
+            tf.reduce_mean(
+                multitask_gan.generate(gan, g.weights.trainable, asked, SEED)
+            )
+        )
+        for g in (before, after)
+    ]
+    assert levels[0] < 0.2
+    assert levels[1] > 0.4
+
+
+def test_what_is_unexplained_counts_in_every_so_manieth_step_so_many_times():
+    _, _, twice = _trained_to_explain(1, weight=2.0)
+    _, _, rare = _trained_to_explain(1, weight=1.0, every=2)
+    _, _, once = _trained_to_explain(1, weight=1.0)
+    weights = [list(g.weights.trainable) for g in (twice, rare, once)]
+    for one, other in zip(weights[0], weights[1], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert any(
+        np.abs(one - other).max() > 1e-3
+        for one, other in zip(weights[1], weights[2], strict=True)
+    )
+    gan = dataclasses.replace(
+        _trained_to_explain(0)[0],
+        deviations=Deviations(explained=1.0, explained_every=2),
+    )
+    shares = [
+        float(
+            multitask_gan._unexplained_loss(
+                gan, EXPLAINED, REAL.images[:3], tf.constant(step)
+            )
+        )
+        for step in range(4)
+    ]
+    assert shares[1] == shares[3] == 0.0
+    assert shares[0] == shares[2] > 0.0
+
+
 class TestAsked:
     def test_half_are_the_victims_and_all_categories_occur(self):
         asked = multitask_gan.ask(_gan(), EVIDENCE, 300, SEED)
@@ -444,6 +511,14 @@ def test_modes():
         (
             lambda: _gan(local_reality=1.0),
             "local_reality is 1.0 without a patch discriminator: expected both",
+        ),
+        (
+            lambda: Deviations(explained_every=0),
+            "explained_every is 0: expected at least 1",
+        ),
+        (
+            lambda: _gan(explained=1.0),
+            "explained is 1.0 without a measure of what is unexplained: expected both",
         ),
         (lambda: _gan(batch_size=7), "batch_size is 7: expected an even number"),
         (

@@ -18,6 +18,7 @@ from tff_leak.attacks.representatives import (
     objective,
     reconstruct,
     total_variation,
+    unexplained,
 )
 from tff_leak.attacks.update_matching import OPTIMIZERS, mean_gradient_of_training
 from tff_leak.data import partition, sources, transforms
@@ -315,6 +316,27 @@ def test_a_client_that_trains_long_is_matched_by_unrolled_steps_alone(one_round)
     assert value(steps // 2, upright) > 2.0 * value(steps // 2, images)
     assert value(None, images) > length
     assert value(None, upright) < 1.1 * value(None, images)
+
+
+def test_what_is_unexplained_by_hand():
+    """As the gap of Eq. 8, without its other terms and against the update's length."""
+    images = tf.constant([0.6, -0.2, 0.1, 0.5], shape=[2, 1, 2, 1])
+    weights, labels = TINY.initialize(SEED), tf.constant([0, 1])
+    settings = Representatives(gamma=0.5, tv_weight=0.1, background=0.3)
+
+    def share(*update):
+        parts = [tf.constant(part, tf.float32) for part in update]
+        return float(unexplained(settings, TINY, weights, parts, images, labels))
+
+    # The pictures' own gradient (see `test_eq_8_by_hand`), times gamma.
+    own = np.array([[-0.125, 0.125], [0.175, -0.175]]) * 0.5
+    assert share(own, np.zeros(2)) == pytest.approx(0.0, abs=1e-6)
+    assert share(-own, np.zeros(2)) == pytest.approx(2.0)
+    assert share(1e6 * own, np.zeros(2)) == pytest.approx(1.0, abs=1e-5)
+    biases = np.array([0.3, -0.3])
+    length = np.sqrt((own**2).sum() + (biases**2).sum())
+    assert share(own, biases) == pytest.approx(np.sqrt((biases**2).sum()) / length)
+    assert share(0.0 * own, np.zeros(2)) == 0.0
 
 
 def test_background_by_hand():

@@ -19,6 +19,7 @@ Pure TensorFlow steps; who calls them when is `server_gan.py`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -82,6 +83,24 @@ class Asked(NamedTuple):
     identity: tf.Tensor
 
 
+class Explained(NamedTuple):
+    """What the victim's pictures have to explain (`Deviations.explained`).
+
+    Attributes:
+      shared: the trainable weights that the round began with.
+      update: the victim's, old minus new weights.
+      labels: int32 `[m]`, ascending, of the pictures that are drawn for it.
+    """
+
+    shared: Tensors
+    update: Tensors
+    labels: tf.Tensor
+
+
+Unexplained = Callable[[Explained, tf.Tensor], tf.Tensor]
+"""From pictures `[m, H, W, C]` to the share of the update that they leave over."""
+
+
 class Generator(NamedTuple):
     """G as it is trained.
 
@@ -128,6 +147,8 @@ class MultitaskGan:
       patch_discriminator: pictures to logits of patches `[n, h, w, 1]`
         (`models.discriminators.patches`), trained as D is; for
         `Deviations.local_reality` only.
+      unexplained: what G's pictures leave of the victim's update; for
+        `Deviations.explained` only.
     """
 
     generator: Network
@@ -137,6 +158,7 @@ class MultitaskGan:
     batch_size: int = 64
     deviations: Deviations = Deviations()
     patch_discriminator: Network | None = None
+    unexplained: Unexplained | None = None
 
     def __post_init__(self):
         drawn, seen = self.generator.output_shape, self.discriminator.input_shape
@@ -155,6 +177,12 @@ class MultitaskGan:
                 f"local_reality is {self.deviations.local_reality} "
                 f"{'with' if self.patch_discriminator else 'without'} a patch "
                 "discriminator: expected both or neither"
+            )
+        if bool(self.deviations.explained) != bool(self.unexplained):
+            raise InputError(
+                f"explained is {self.deviations.explained} "
+                f"{'with' if self.unexplained else 'without'} a measure of what is "
+                "unexplained: expected both or neither"
             )
         shift, side = self.deviations.max_shift, min(seen[:2])
         if shift >= side:
@@ -399,6 +427,7 @@ def train_generator(
     evidence: Evidence | None,
     steps: tf.Tensor,
     seed: tf.Tensor,
+    explained: Explained | None = None,
 ) -> tuple[Generator, tf.Tensor]:
     """Trains G on D, and the patch discriminator, as they stand.
 
@@ -410,6 +439,8 @@ def train_generator(
       evidence: representatives, or None.
       steps: int32.
       seed: int32 `[2]`.
+      explained: what the victim's pictures have to explain, for
+        `Deviations.explained`; None in the active attack.
 
     Returns:
       G, and the loss of the last batch (0 without steps).
@@ -423,14 +454,18 @@ def train_generator(
         trainable = list(state.weights.trainable)
         with tf.GradientTape() as tape:
             tape.watch(trainable)
-            fake, statistics = gan.generator.apply(
+            drawn, statistics = gan.generator.apply(
                 Weights(trainable, state.weights.statistics),
-                _inputs(asked, of_step),
+                _inputs(_with_explaining(asked, explained), of_step),
                 True,
             )
+            fake = drawn[: gan.batch_size]
             loss = generator_loss(
                 gan, critics.weights, fake, asked, evidence, of_step, spread
             )
+            if explained is not None:
+                explaining = drawn[gan.batch_size :]
+                loss += _unexplained_loss(gan, explained, explaining, index)
             if gan.patch_discriminator:
                 loss += gan.deviations.local_reality * fooling_loss(
                     gan.patch_discriminator, critics.patches.trainable, fake
@@ -578,6 +613,30 @@ def _class_means_loss(
     count = tf.cast(known & present, tf.float32)
     distance = 1.0 - tf.reduce_sum(wanted * drawn, axis=1)
     return tf.reduce_sum(count * distance) / tf.maximum(tf.reduce_sum(count), 1.0)
+
+
+def _with_explaining(asked: Asked, explained: Explained | None) -> Asked:
+    """Asks for the pictures that have to explain the victim's update, too."""
+    if explained is None:
+        return asked
+    victims = tf.fill(tf.shape(explained.labels), VICTIM)
+    return Asked(
+        tf.concat([asked.category, explained.labels], axis=0),
+        tf.concat([asked.identity, victims], axis=0),
+    )
+
+
+def _unexplained_loss(
+    gan: MultitaskGan, explained: Explained, images: tf.Tensor, step: tf.Tensor
+) -> tf.Tensor:
+    """See `Deviations.explained`; 0 in steps that it is not computed in."""
+    every = gan.deviations.explained_every
+    share = tf.cond(
+        tf.equal(step % every, 0),
+        lambda: gan.unexplained(explained, images),
+        lambda: 0.0,
+    )
+    return gan.deviations.explained * every * share
 
 
 def _judged(deviations: Deviations, asked: Asked) -> tf.Tensor | None:

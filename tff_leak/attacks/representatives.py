@@ -256,6 +256,51 @@ def objective(
     Returns:
       A float32 scalar, differentiable in `images`.
     """
+    gap = _gap(settings, network, weights, update, images, labels)
+    smoothness = settings.tv_weight * total_variation(images, settings.tv_power)
+    darkness = settings.background * tf.reduce_mean((images + 1.0) ** 2)
+    return gap + smoothness + darkness
+
+
+def unexplained(
+    settings: Representatives,
+    network: Network,
+    weights: Weights,
+    update: Sequence[tf.Tensor],
+    images: tf.Tensor,
+    labels: tf.Tensor,
+) -> tf.Tensor:
+    """The share of a client's update that pictures do not explain: |u - u_X| / |u|.
+
+    Args are those of `objective`; its terms of pictures alone do not count.
+
+    Returns:
+      A float32 scalar, differentiable in `images`; 1 for pictures that teach nothing,
+      and 0 for an update of 0.
+    """
+    length = tf.linalg.global_norm(list(update)) / settings.scale
+    gap = _gap(settings, network, weights, update, images, labels)
+    return tf.math.divide_no_nan(gap, length)
+
+
+def total_variation(images: tf.Tensor, power: float) -> tf.Tensor:
+    """Eq. 7: float32 `[n, H, W, C]` to a scalar, summed over pictures and channels."""
+    across = images[:, :, 1:] - images[:, :, :-1]
+    down = images[:, 1:] - images[:, :-1]
+    squares = tf.pad(across**2, [[0, 0], [0, 0], [0, 1], [0, 0]])
+    squares += tf.pad(down**2, [[0, 0], [0, 1], [0, 0], [0, 0]])
+    return tf.reduce_sum(squares**power)
+
+
+def _gap(
+    settings: Representatives,
+    network: Network,
+    weights: Weights,
+    update: Sequence[tf.Tensor],
+    images: tf.Tensor,
+    labels: tf.Tensor,
+) -> tf.Tensor:
+    """The first term of Eq. 8, divided by gamma."""
     if settings.unrolled_steps is None:
         gradients = mean_gradient(network, weights, images, labels)
     else:
@@ -273,19 +318,7 @@ def objective(
         for sent, gradient in zip(update, gradients, strict=True)
     ]
     # At a gap of exactly 0 the norm has no gradient.
-    gap = tf.sqrt(tf.maximum(tf.add_n(gaps), 1e-24))
-    smoothness = settings.tv_weight * total_variation(images, settings.tv_power)
-    darkness = settings.background * tf.reduce_mean((images + 1.0) ** 2)
-    return gap + smoothness + darkness
-
-
-def total_variation(images: tf.Tensor, power: float) -> tf.Tensor:
-    """Eq. 7: float32 `[n, H, W, C]` to a scalar, summed over pictures and channels."""
-    across = images[:, :, 1:] - images[:, :, :-1]
-    down = images[:, 1:] - images[:, :-1]
-    squares = tf.pad(across**2, [[0, 0], [0, 0], [0, 1], [0, 0]])
-    squares += tf.pad(down**2, [[0, 0], [0, 1], [0, 0], [0, 0]])
-    return tf.reduce_sum(squares**power)
+    return tf.sqrt(tf.maximum(tf.add_n(gaps), 1e-24))
 
 
 def _check_number(name: str, value: float | None, least: float | None) -> None:

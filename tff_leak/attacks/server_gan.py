@@ -21,6 +21,7 @@ from tff_leak.attacks.multitask_gan import (
     VICTIM,
     Asked,
     Evidence,
+    Explained,
     Generator,
     Labelled,
     MultitaskGan,
@@ -248,7 +249,16 @@ def passive_round(
         memory=memory,
         discriminator=with_classifier(state.discriminator, sight.victim),
     )
-    return _attack_unless_over(attack, state, sight.shared, evidence, auxiliary, seed)
+    explained = None
+    if attack.gan.deviations.explained:
+        explained = Explained(
+            list(sight.shared),
+            [old - new for old, new in zip(sight.shared, sight.victim, strict=True)],
+            found.victim.labels,
+        )
+    return _attack_unless_over(
+        attack, state, sight.shared, evidence, auxiliary, seed, explained
+    )
 
 
 def active_round(
@@ -270,7 +280,7 @@ def active_round(
       seed: int32 `[2]`, of this round.
     """
     state = state._replace(discriminator=with_classifier(state.discriminator, isolated))
-    return _attack_unless_over(attack, state, shared, None, auxiliary, seed)
+    return _attack_unless_over(attack, state, shared, None, auxiliary, seed, None)
 
 
 def has_started(attack: ServerGan, state: State) -> tf.Tensor:
@@ -354,6 +364,7 @@ def _attack_unless_over(
     evidence: Evidence | None,
     auxiliary: Labelled,
     seed: tf.Tensor,
+    explained: Explained | None,
 ) -> State:
     """Trains D and G, or lets them rest before the start and after the stop."""
     goes_on = has_started(attack, state)
@@ -372,7 +383,7 @@ def _attack_unless_over(
         )
 
     def train():
-        trained = _train(attack, state, evidence, auxiliary, seed)
+        trained = _train(attack, state, evidence, auxiliary, seed, explained)
         return _judge(attack, trained, shared, evidence, auxiliary, seed)
 
     state = tf.cond(goes_on, train, rest)
@@ -385,6 +396,7 @@ def _train(
     evidence: Evidence | None,
     auxiliary: Labelled,
     seed: tf.Tensor,
+    explained: Explained | None,
 ) -> State:
     """D and G in turns; each has its steps of the round, shared out over the turns."""
     phases = attack.gan.deviations.alternations
@@ -410,6 +422,7 @@ def _train(
             evidence,
             _share(of_g, phase, phases),
             derive(of_phase, 1),
+            explained,
         )
         return phase + 1, critics, generator, (loss_d, loss_g)
 
