@@ -24,7 +24,7 @@ from computations.malicious_server import build_passive_mgan
 from experiments import evaluation as evaluation_lib
 from experiments import server_gan_program as program
 from experiments import server_gan_report
-from experiments.fed_avg_arm import FedAvgArm
+from experiments.fed_avg_arm import FedAvgArm, shared_weights
 from experiments.glasses_data import build_glasses_data
 from experiments.run_clock import RunClock
 from experiments.server_gan_data import build_data
@@ -348,6 +348,30 @@ def test_representatives_follow_the_clients_training():
     written = program.matching_config(settings.matching)
     assert written["images"] == 3
     assert not set(written) & set(program.FIXED_MATCHING_FIELDS)
+
+
+def test_g_may_be_told_what_its_pictures_teach(tmp_path):
+    """`explained` reaches G, and nothing that clients see."""
+    states = {}
+    for weight in (0.0, 5.0):
+        settings = _settings(
+            rounds=1,
+            arms=[program.Arm.ATTACK],
+            deviations=Deviations(explained=weight),
+            matching={"images": 3, "iterations": 1, "unrolled_steps": 2},
+        )
+        experiment = program.build_experiment(settings, _data())
+        with RunDirectory.open(tmp_path / f"{weight}", {"test": True}) as directory:
+            states[weight] = _train(experiment, directory)[program.Arm.ATTACK]
+    without, with_it = states.values()
+    drawn = [attack_state(s).generator.weights.trainable for s in (without, with_it)]
+    assert not all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
+    pairs = zip(
+        shared_weights(without).trainable,
+        shared_weights(with_it).trainable,
+        strict=True,
+    )
+    assert all(np.array_equal(a, b) for a, b in pairs)
 
 
 def test_settings_that_came_later_are_written_down_if_given():
