@@ -251,7 +251,7 @@ def build_passive_finalizer(
                 _of_clients(~among, images, labels),
             )
             model = _models_of(victims, shared, updates, update_scale)
-            sight = Sight(shared, model, found)
+            sight = Sight(shared, model, found, _row_of(victims, updates))
             return server_gan.passive_round(
                 attack, state, sight, _constant(auxiliary), of_round
             )
@@ -566,9 +566,15 @@ def _build_honest(
 def _models_of(
     victims: tf.Tensor, weights: list, updates: list, scale: float
 ) -> list[tf.Tensor]:
-    """The victim's model: the weights less its row (the first, if its id is twice)."""
+    """The victim's model: the weights less its row."""
+    row = _row_of(victims, updates)
+    return [w - scale * u for w, u in zip(weights, row, strict=True)]
+
+
+def _row_of(victims: tf.Tensor, updates: list) -> list[tf.Tensor]:
+    """The victim's row; the first, if its id is there twice."""
     row = tf.argmax(tf.cast(victims, tf.int32))
-    return [w - scale * u[row] for w, u in zip(weights, updates, strict=True)]
+    return [update[row] for update in updates]
 
 
 def _of_clients(chosen: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> Labelled:

@@ -200,14 +200,17 @@ class Evaluation:
 def attack_config(attack: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the server's settings with their defaults, for `config.json`.
 
-    Without `other_clients` unless it is given: runs from before there was it go on.
+    Without `other_clients` where all are meant: runs from before there was it go on.
     """
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(ServerGan)
         if field.name not in (*FIXED_ATTACK_FIELDS, "other_clients")
     }
-    return {**defaults, **attack}
+    settings = {**defaults, **attack}
+    if settings.get("other_clients", 1) is None:
+        del settings["other_clients"]
+    return settings
 
 
 def matching_config(matching: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,6 +233,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
         threat (`threat`).
     """
     _check_defences(settings.defences)
+    _check_explained(settings)
     if Arm.ATTACK not in settings.arms:
         names = ",".join(arm.value for arm in settings.arms)
         raise InputError(f"--arms is {names!r}: expected attack among them; add it")
@@ -473,7 +477,8 @@ def _quality(
 def _matching(settings: Settings, data: Data) -> Representatives:
     """How representatives are found, given what the victim does in a round.
 
-    The server knows rate, momentum, epochs and batches: it sets them. Momentum m makes
+    The server knows rate, momentum, epochs and batches: it sets them. Clients that hold
+    more or less than the victim are taken to make as many steps. Momentum m makes
     a step longer by 1 / (1 - m), but for the first of a round.
     """
     training = settings.training
@@ -504,9 +509,9 @@ def _networks(
         network = classifiers.wang_att(classes, gan.planes)
         discriminator = discriminators.wang_att_multitask(classes, gan.planes)
         generator = generators.wang_att(classes, gan.base_filters)
-    others = min(
-        len(data.clients) - 1, settings.attack.get("other_clients") or len(data.clients)
-    )
+    others = len(data.clients) - 1
+    if (wanted := settings.attack.get("other_clients") or others) > 0:
+        others = min(others, wanted)
     adam = tff.learning.optimizers.build_adam(gan.learning_rate, beta_1=gan.momentum)
     attack = ServerGan(
         MultitaskGan(
@@ -588,6 +593,23 @@ def _client_work(
         defences=settings.defences,
         seed=settings.seed,
     )
+
+
+def _check_explained(settings: Settings) -> None:
+    if not settings.deviations.explained:
+        return
+    if settings.server is Server.ACTIVE:
+        raise InputError(
+            f"explained is {settings.deviations.explained} with --server=active: "
+            "expected a passive server, whose victim trains the shared model; leave "
+            "one out"
+        )
+    if settings.matching.get("unrolled_steps") is None:
+        raise InputError(
+            f"explained is {settings.deviations.explained} without unrolled_steps: "
+            "expected the victim's training to be followed; give e.g. "
+            "--matching=unrolled_steps=50"
+        )
 
 
 def _check_defences(defences: Defences) -> None:

@@ -460,7 +460,11 @@ def test_runs_in_a_tff_computation_and_leaves_broken_updates_alone():
             {"gamma": 0.1, "unrolled_steps": 5},
             "gamma is 0.1 with unrolled_steps: expected it with the paper's",
         ),
-        ({"unrolled_steps": 0}, "unrolled_steps is 0: expected at least 1, or none"),
+        ({"unrolled_steps": 0}, "unrolled_steps is 0: expected a multiple of"),
+        (
+            {"unrolled_steps": 7, "unrolled_batches": 2},
+            "unrolled_steps is 7: expected a multiple of unrolled_batches, 2",
+        ),
         (
             {"unrolled_batches": 4, "unrolled_steps": 5},
             "unrolled_batches is 4: expected 1 to the number of images, 3",
@@ -486,6 +490,12 @@ def test_bad_arguments():
     def call(network=SMOOTH, updates=updates, labels=((0, 1),)):
         reconstruct(settings, network, weights, updates, tf.constant(labels), SEED)
 
+    unrolled = Representatives(unrolled_steps=3, unrolled_batches=3)
+    pictures = tf.zeros([2, *SMOOTH.input_shape])
+    with pytest.raises(InputError, match="3 steps on 3 batches of 2 pictures"):
+        objective(
+            unrolled, SMOOTH, weights, weights.trainable, pictures, tf.constant([0, 1])
+        )
     with pytest.raises(InputError, match="label is 3: expected one of the 3 outputs"):
         call(labels=[[0, 3]])
     with pytest.raises(InputError, match=r"labels have the shape \(2,\): expected"):

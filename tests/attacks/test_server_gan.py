@@ -1,5 +1,7 @@
 """The malicious server's rounds: what D starts from, memory, schedule, stop, choice."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -237,6 +239,29 @@ class TestSchedule:
         for number in range(4):
             state = _passive(never, state, sight, number)
         assert int(state.note.generator_steps) == 2
+
+
+def test_g_is_told_of_the_victims_row_from_where_the_round_began():
+    told = []
+
+    def spy(explained, images):
+        told.append(explained)
+        assert images.shape[1:] == SHAPE
+        return tf.reduce_mean(images**2)
+
+    attack = _attack(of_d=0, of_g=1, growth=0)
+    gan = dataclasses.replace(
+        attack.gan, deviations=Deviations(explained=1.0), unexplained=spy
+    )
+    attack = dataclasses.replace(attack, gan=gan)
+    row = [3.0 * (i + 1) * tf.ones_like(w) for i, w in enumerate(SHARED)]
+    state = initial_state(attack, SEED)
+    _passive(attack, state, _sight()._replace(update=row))
+    [explained] = told
+    np.testing.assert_array_equal(explained.labels, [0, 1])
+    assert _same(explained.shared, list(SHARED))
+    # As it was sent, and not what became of it.
+    assert _same(explained.update, row)
 
 
 @pytest.mark.parametrize("wanted, number", [(None, 5), (1, 2), (2, 3), (9, 5)])

@@ -353,7 +353,7 @@ def test_representatives_follow_the_clients_training():
 def test_g_may_be_told_what_its_pictures_teach(tmp_path):
     """`explained` reaches G, and nothing that clients see."""
     states = {}
-    for weight in (0.0, 5.0):
+    for weight in (0.1, 5.0):
         settings = _settings(
             rounds=1,
             arms=[program.Arm.ATTACK],
@@ -376,10 +376,11 @@ def test_g_may_be_told_what_its_pictures_teach(tmp_path):
 
 def test_settings_that_came_later_are_written_down_if_given():
     """A run from before there were these goes on with a configuration without them."""
-    assert not {"unrolled_steps", "background"} & set(program.matching_config({}))
-    given = {"unrolled_steps": 20, "background": 0.1}
+    given = {"unrolled_steps": 20, "unrolled_batches": 2, "background": 0.1}
+    assert not set(given) & set(program.matching_config({}))
     assert given.items() <= program.matching_config(given).items()
     assert "other_clients" not in program.attack_config({})
+    assert "other_clients" not in program.attack_config({"other_clients": None})
     assert program.attack_config({"other_clients": 2})["other_clients"] == 2
 
 
@@ -427,6 +428,19 @@ class TestVerdict:
         ({"arms": [program.Arm.CONTROL]}, "--arms is 'control': expected attack"),
         ({"attack": {"generator_steps": 0}}, "generator_steps is 0: expected at least"),
         ({"deviations": Deviations(max_shift=28)}, "max_shift is 28: expected fewer"),
+        (
+            {"deviations": Deviations(explained=1.0)},
+            "explained is 1.0 without unrolled_steps: expected the victim's training",
+        ),
+        (
+            {
+                "deviations": Deviations(explained=1.0),
+                "server": program.Server.ACTIVE,
+                "matching": {"images": 3, "unrolled_steps": 2},
+            },
+            "explained is 1.0 with --server=active: expected a passive server",
+        ),
+        ({"attack": {"other_clients": -1}}, "other_clients is -1: expected at least 1"),
         ({"matching": {"images": 0}}, "images is 0: expected at least 1"),
         (
             {"privacy_budget": 1.0},

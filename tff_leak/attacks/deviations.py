@@ -73,12 +73,11 @@ class Deviations:
         the round's steps; 1 is the paper's D, then G.
       average_decay: samples are drawn from the running mean of G's weights with this
         decay a step, in [0, 1); 0 is G itself.
-      explained: weight, for G, of the share of the victim's update that its pictures,
-        asked for as the victim's, leave unexplained when they are trained on as the
-        victim trains on its own (`representatives.unexplained`). With it G is told what
-        pictures teach and not only what representatives look like.
-      explained_every: in every so many of G's steps between two of D's, from the first
-        on, with so many times the weight: it takes most of a step's time.
+      explained: weight, for G, of what pictures that it draws as the victim's leave
+        unexplained of the victim's update (`representatives.unexplained`): what they
+        teach counts, and not only how representatives look. As that takes most of a
+        step's time, it is asked in the first of G's steps between two of D's, for all
+        of them. Passive attack only.
       choose_snapshot: samples are drawn from the G of the round whose `score` was
         best, the last of equal ones; otherwise of the last round.
     """
@@ -103,10 +102,9 @@ class Deviations:
     average_decay: float = 0.0
     choose_snapshot: bool = False
     explained: float = 0.0
-    explained_every: int = 1
 
     def __post_init__(self):
-        for name in ("representative_rounds", "alternations", "explained_every"):
+        for name in ("representative_rounds", "alternations"):
             if getattr(self, name) < 1:
                 raise InputError(
                     f"{name} is {getattr(self, name)}: expected at least 1, which is "

@@ -45,6 +45,7 @@ OTHER = 0
 _CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR, _PATCHES = range(
     100, 108
 )
+_EXPLAINED = 108
 
 
 class Labelled(NamedTuple):
@@ -88,7 +89,7 @@ class Explained(NamedTuple):
 
     Attributes:
       shared: the trainable weights that the round began with.
-      update: the victim's, old minus new weights.
+      update: the victim's row of the round: old minus new weights, or a gradient.
       labels: int32 `[m]`, ascending, of the pictures that are drawn for it.
     """
 
@@ -98,7 +99,7 @@ class Explained(NamedTuple):
 
 
 Unexplained = Callable[[Explained, tf.Tensor], tf.Tensor]
-"""From pictures `[m, H, W, C]` to the share of the update that they leave over."""
+"""What pictures `[m, H, W, C]` leave of the update, against its length: 0 or more."""
 
 
 class Generator(NamedTuple):
@@ -182,7 +183,7 @@ class MultitaskGan:
             raise InputError(
                 f"explained is {self.deviations.explained} "
                 f"{'with' if self.unexplained else 'without'} a measure of what is "
-                "unexplained: expected both or neither"
+                "unexplained: expected both or neither; correct one"
             )
         shift, side = self.deviations.max_shift, min(seen[:2])
         if shift >= side:
@@ -454,23 +455,30 @@ def train_generator(
         trainable = list(state.weights.trainable)
         with tf.GradientTape() as tape:
             tape.watch(trainable)
-            drawn, statistics = gan.generator.apply(
+            fake, statistics = gan.generator.apply(
                 Weights(trainable, state.weights.statistics),
-                _inputs(_with_explaining(asked, explained), of_step),
+                _inputs(asked, of_step),
                 True,
             )
-            fake = drawn[: gan.batch_size]
             loss = generator_loss(
                 gan, critics.weights, fake, asked, evidence, of_step, spread
             )
             if explained is not None:
-                explaining = drawn[gan.batch_size :]
-                loss += _unexplained_loss(gan, explained, explaining, index)
+                loss += tf.cond(
+                    tf.equal(index, 0),
+                    lambda: (
+                        tf.cast(steps, tf.float32)
+                        * _unexplained_loss(gan, trainable, explained, of_step)
+                    ),
+                    lambda: 0.0,
+                )
             if gan.patch_discriminator:
                 loss += gan.deviations.local_reality * fooling_loss(
                     gan.patch_discriminator, critics.patches.trainable, fake
                 )
         gradients = tape.gradient(loss, trainable)
+        if explained is not None:
+            gradients = _finite_or_none(gradients)
         slots, trainable = gan.generator_optimizer.next(
             state.optimizer, trainable, gradients
         )
@@ -615,28 +623,37 @@ def _class_means_loss(
     return tf.reduce_sum(count * distance) / tf.maximum(tf.reduce_sum(count), 1.0)
 
 
-def _with_explaining(asked: Asked, explained: Explained | None) -> Asked:
-    """Asks for the pictures that have to explain the victim's update, too."""
-    if explained is None:
-        return asked
-    victims = tf.fill(tf.shape(explained.labels), VICTIM)
-    return Asked(
-        tf.concat([asked.category, explained.labels], axis=0),
-        tf.concat([asked.identity, victims], axis=0),
-    )
-
-
 def _unexplained_loss(
-    gan: MultitaskGan, explained: Explained, images: tf.Tensor, step: tf.Tensor
+    gan: MultitaskGan, generator: Tensors, explained: Explained, seed: tf.Tensor
 ) -> tf.Tensor:
-    """See `Deviations.explained`; 0 in steps that it is not computed in."""
-    every = gan.deviations.explained_every
-    share = tf.cond(
-        tf.equal(step % every, 0),
-        lambda: gan.unexplained(explained, images),
-        lambda: 0.0,
+    """See `Deviations.explained`; of one step.
+
+    As many pictures are drawn as others', whose categories are uniform, since half of
+    all other batches are, by whose statistics G normalises.
+    """
+    seed = derive(seed, _EXPLAINED)
+    count = tf.shape(explained.labels)[0]
+    others = tf.random.stateless_uniform(
+        [count], derive(seed, _CONDITIONS), 0, gan.num_categories, tf.int32
     )
-    return gan.deviations.explained * every * share
+    asked = Asked(
+        tf.concat([explained.labels, others], axis=0),
+        tf.repeat([VICTIM, OTHER], count),
+    )
+    images = generate(gan, generator, asked, seed)[:count]
+    images = tf.ensure_shape(
+        images, [explained.labels.shape[0], *gan.generator.output_shape]
+    )
+    return gan.deviations.explained * gan.unexplained(explained, images)
+
+
+def _finite_or_none(gradients: Tensors) -> Tensors:
+    """Leaves a step out whose gradient overflows.
+
+    Training that is followed in too few steps may diverge on some pictures.
+    """
+    finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
+    return [tf.where(finite, part, 0.0) for part in gradients]
 
 
 def _judged(deviations: Deviations, asked: Asked) -> tf.Tensor | None:

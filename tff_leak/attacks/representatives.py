@@ -74,7 +74,8 @@ class Representatives:
       gamma: of (6); None is local_rate * local_steps / 4. Not with `unrolled_steps`,
         where it is local_rate * local_steps.
       unrolled_steps: of gradient descent that stand for the client's `local_steps`;
-        None is (6).
+        None is (6). Too few for a long training diverge: a start that is not finite
+        stays what it is.
       unrolled_batches: into which the pictures are divided for them, a step on each in
         turn; at most `images`.
       background: weight of the mean squared distance of pixels from -1, for pictures
@@ -129,7 +130,7 @@ class Representatives:
         if not 1 <= self.unrolled_batches <= self.images:
             raise InputError(
                 f"unrolled_batches is {self.unrolled_batches}: expected 1 to the "
-                f"number of images, {self.images}"
+                f"number of images, {self.images}; correct it"
             )
         if self.unrolled_steps is None:
             if self.unrolled_batches > 1:
@@ -138,10 +139,11 @@ class Representatives:
                     "unrolled_steps: expected steps to take on them; give both"
                 )
             return
-        if self.unrolled_steps < 1:
+        if self.unrolled_steps < 1 or self.unrolled_steps % self.unrolled_batches:
             raise InputError(
-                f"unrolled_steps is {self.unrolled_steps}: expected at least 1, or "
-                "none for the paper's single gradient"
+                f"unrolled_steps is {self.unrolled_steps}: expected a multiple of "
+                f"unrolled_batches, {self.unrolled_batches}, or none for the paper's "
+                "single gradient"
             )
         if self.gamma is not None:
             raise InputError(
@@ -151,7 +153,7 @@ class Representatives:
 
     @property
     def scale(self) -> float:
-        """The gamma of (6) that is used."""
+        """The gamma of (6) that is used; if unrolled, the length of the training."""
         if self.gamma is not None:
             return self.gamma
         length = self.local_rate * self.local_steps
@@ -270,13 +272,13 @@ def unexplained(
     images: tf.Tensor,
     labels: tf.Tensor,
 ) -> tf.Tensor:
-    """The share of a client's update that pictures do not explain: |u - u_X| / |u|.
+    """What pictures leave of a client's update unexplained: |u - u_X| / |u|.
 
     Args are those of `objective`; its terms of pictures alone do not count.
 
     Returns:
-      A float32 scalar, differentiable in `images`; 1 for pictures that teach nothing,
-      and 0 for an update of 0.
+      A float32 scalar >= 0, differentiable in `images`: 1 for pictures that teach
+      nothing, more for what is worse than nothing, and 0 for an update of 0.
     """
     length = tf.linalg.global_norm(list(update)) / settings.scale
     gap = _gap(settings, network, weights, update, images, labels)

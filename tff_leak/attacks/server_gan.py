@@ -176,11 +176,13 @@ class Sight(NamedTuple):
       shared: M_t's trainable weights, before the round.
       victim: M_t + u_t^v, the victim's model.
       representatives: n of the victim, any number of the others.
+      update: the victim's row, as it was sent; for `Deviations.explained` only.
     """
 
     shared: Tensors
     victim: Tensors
     representatives: Evidence
+    update: Tensors = ()
 
 
 def initial_state(
@@ -252,9 +254,7 @@ def passive_round(
     explained = None
     if attack.gan.deviations.explained:
         explained = Explained(
-            list(sight.shared),
-            [old - new for old, new in zip(sight.shared, sight.victim, strict=True)],
-            found.victim.labels,
+            list(sight.shared), list(sight.update), found.victim.labels
         )
     return _attack_unless_over(
         attack, state, sight.shared, evidence, auxiliary, seed, explained

@@ -68,8 +68,19 @@ def mean_gradient_of_training(
       length: the sum of all steps' rates.
       steps: into how many equal ones it is divided; with 1 this is `mean_gradient`.
       batches: step i is on every `batches`-th picture from number i mod `batches` on:
-        on pictures of all classes, if labels are in ascending order.
+        with labels in ascending order on pictures of all classes that have as many.
+
+    Returns:
+      float32, as the network's trainable weights; differentiable in the images.
+
+    Raises:
+      InputError: if a batch would be empty, or no step is left.
     """
+    if steps < 1 or not 1 <= batches <= (images.shape[0] or batches):
+        raise InputError(
+            f"{steps} steps on {batches} batches of {images.shape[0]} pictures: "
+            "expected a step or more, and a picture or more in a batch; correct them"
+        )
     first = list(weights.trainable)
     trainable = first
     for step in range(steps):
