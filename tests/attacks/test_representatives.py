@@ -102,14 +102,27 @@ def test_gamma_is_a_quarter_of_the_steps_unless_given():
     assert unrolled.scale == pytest.approx(2.0)
 
 
-def test_gradient_against_finite_differences():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Representatives(gamma=0.05, tv_weight=0.02),
+        Representatives(
+            local_rate=0.1,
+            local_steps=10,
+            unrolled_steps=4,
+            unrolled_batches=2,
+            background=0.1,
+            tv_weight=0.02,
+        ),
+    ],
+)
+def test_gradient_against_finite_differences(settings):
     weights = SMOOTH.initialize(SEED)
     update = [
         0.01 * tf.random.stateless_normal(s, SEED) for s in SMOOTH.trainable_shapes
     ]
     images = tf.random.stateless_uniform([2, 6, 6, 1], SEED, -0.9, 0.9)
     labels = tf.constant([2, 0])
-    settings = Representatives(gamma=0.05, tv_weight=0.02)
 
     def value(x):
         return objective(settings, SMOOTH, weights, update, x, labels)
@@ -316,6 +329,28 @@ def test_a_client_that_trains_long_is_matched_by_unrolled_steps_alone(one_round)
     assert value(steps // 2, upright) > 2.0 * value(steps // 2, images)
     assert value(None, images) > length
     assert value(None, upright) < 1.1 * value(None, images)
+
+
+def test_unrolled_training_finds_more_of_a_client_that_trains_long(one_round):
+    client, rate, steps = one_round.data[0], 0.02, 40
+    sent = _whole_batch_updates(steps, rate, client, one_round.weights)
+    updates = [part[tf.newaxis] for part in sent]
+    labels = tf.constant([np.unique(client.labels)], tf.int32)
+    similar = {}
+    for unrolled_steps in (None, 20):
+        settings = Representatives(
+            local_rate=rate,
+            local_steps=steps,
+            unrolled_steps=unrolled_steps,
+            iterations=40,
+        )
+        found = _reconstruct(settings, SMALL, one_round.weights, updates, labels, SEED)
+        similar[unrolled_steps] = _correlations(
+            found.images[0], found.labels[0], one_round.templates
+        )
+    (_, before), (upright, turned) = similar.values()
+    assert turned > before + 0.1
+    assert turned > upright + 0.1
 
 
 def test_what_is_unexplained_by_hand():

@@ -350,6 +350,16 @@ def test_representatives_follow_the_clients_training():
     assert not set(written) & set(program.FIXED_MATCHING_FIELDS)
 
 
+@pytest.mark.parametrize("wanted, kept", [(None, 6), (1, 3), (2, 6), (7, 6)])
+def test_as_many_representatives_are_kept_as_a_round_finds(wanted, kept):
+    settings = _settings(
+        arms=[program.Arm.ATTACK],
+        attack={**_settings().attack, "other_clients": wanted},
+    )
+    experiment = program.build_experiment(settings, _data())
+    assert experiment.attack.other_representatives == kept
+
+
 def test_g_may_be_told_what_its_pictures_teach(tmp_path):
     """`explained` reaches G, and nothing that clients see."""
     states = {}
