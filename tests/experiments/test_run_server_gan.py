@@ -373,12 +373,12 @@ def test_g_may_be_told_what_its_pictures_teach(tmp_path):
         experiment = program.build_experiment(settings, _data())
         with RunDirectory.open(tmp_path / f"{weight}", {"test": True}) as directory:
             states[weight] = _train(experiment, directory)[program.Arm.ATTACK]
-    without, with_it = states.values()
-    drawn = [attack_state(s).generator.weights.trainable for s in (without, with_it)]
+    little, much = states.values()
+    drawn = [attack_state(s).generator.weights.trainable for s in (little, much)]
     assert not all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
     pairs = zip(
-        shared_weights(without).trainable,
-        shared_weights(with_it).trainable,
+        shared_weights(little).trainable,
+        shared_weights(much).trainable,
         strict=True,
     )
     assert all(np.array_equal(a, b) for a, b in pairs)
