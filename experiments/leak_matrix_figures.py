@@ -7,7 +7,10 @@ would flatter it.
 
 Where there is no such scale a control is taken off: an adversary with a guessed key
 shows the best of several classes, and so does its control, which then is the floor. A
-server's GAN that succeeded for no class leaks nothing, whatever its margins are.
+server's GAN is measured by margins (how much nearer to the victim's own kind), of which
+a blot has none and a plain picture of others' a negative one; so its floor has to be
+the control under the same defence. One that succeeded for no class leaks nothing,
+whatever its margins are.
 """
 
 import dataclasses

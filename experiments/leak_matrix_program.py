@@ -32,6 +32,7 @@ _MEANS = (
     *("task_accuracy", "judge_share", "seconds"),
 )
 """Of a cell, over its seeds."""
+_ON_A_SCALE = ("leakage", "late_leakage")
 
 
 class Status(enum.Enum):
@@ -341,9 +342,25 @@ def _summary(
             "reason": f"seed {first['seed']}: {first['error']}",
         }
     measured = [run for run in runs if not run["error"]]
+    # A seed whose run without a defence failed has no scale: it takes nothing from the
+    # others.
+    scaled = [run for run in measured if not run["without_scale"]]
+    if len(scaled) < len(measured) and not failed:
+        seeds_left_out = ", ".join(
+            str(run["seed"]) for run in measured if run["without_scale"]
+        )
+        summary["reason"] = (
+            f"without seed {seeds_left_out}: the run without a defence failed, whose "
+            "floor and reference count"
+        )
     return summary | {
         "runs": runs,
-        **{key: figures.over_seeds([run[key] for run in measured]) for key in _MEANS},
+        **{
+            key: figures.over_seeds(
+                [run[key] for run in (scaled if key in _ON_A_SCALE else measured)]
+            )
+            for key in _MEANS
+        },
         "reached": _count([run["reached"] for run in measured]),
         "epsilon": _largest_epsilon([run["epsilon"] for run in measured]),
     }
@@ -368,6 +385,7 @@ def _run(
         "leakage": figures.leakage(own, undefended),
         "late_leakage": figures.late_leakage(own, undefended),
         "own_leakage": own.leakage,
+        "without_scale": own.scale is not None and undefended is None,
     }
 
 

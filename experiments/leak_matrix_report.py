@@ -134,7 +134,11 @@ def _attack_verdict(cells: Cells) -> tuple[str, str]:
     if not measured:
         return f"{begin} No defence was measured.", "undefined"
     through = {c["family"] for c in measured.values() if not _stops(c)}
-    stopped = [c for c in measured.values() if c["family"] not in through]
+    # One failed adversary of a family may be the one that gets through.
+    failed = {c["family"] for c in cells if c["status"] == Status.FAILED.value}
+    if unknown := sorted(failed - through):
+        begin += f" Not known, as a run failed: {', '.join(unknown)}."
+    stopped = [c for c in measured.values() if c["family"] not in through | failed]
     if not stopped:
         return f"{begin} No measured defence stops it.", "leak"
     kept = [
@@ -211,7 +215,9 @@ def _overview(summary: Mapping[str, Any]) -> html.Section:
         "control. Last half: the mean of the last half of the rounds, by the same "
         "floor and reference, steadier where pictures wander from round to round. An "
         "adversary that guesses a class key is measured against its own "
-        "control. Advantage of membership inference: true positive rate less false "
+        "control, and so is a server's GAN: under a defence that spoils its pictures "
+        "those of the control are as far from anybody's, which a floor of other "
+        "pictures would count as a leak. Advantage of membership inference: true positive rate less false "
         "positive rate by the best threshold, which chance alone makes larger than 0: "
         "see its control. The runs' own reports measure by their own floors, which "
         "without a control can be lower."

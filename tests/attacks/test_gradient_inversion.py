@@ -1,11 +1,13 @@
 """Gradient inversion: both objectives by hand, and real digits out of gradients."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_leak.attacks import gradient_inversion
 from tff_leak.attacks.gradient_inversion import (
     DEEP_LEAKAGE,
     INVERTING_GRADIENTS,
@@ -207,6 +209,22 @@ def test_restarts_keep_the_better_start(clients):
             tf.constant(labels[place]),
         )
         np.testing.assert_allclose(value, more.objective[place], rtol=1e-3)
+
+
+def test_restarts_go_on_after_a_start_that_diverged(clients, monkeypatch):
+    weights, updates, _, labels = clients
+    shape = [*np.shape(labels), *SMOOTH.input_shape]
+    values = iter([math.nan, 2.0, 3.0])
+
+    def scripted(of_client, updates, labels, start, minimise):
+        value = next(values)
+        return tf.fill(shape, value), tf.fill([len(labels)], value)
+
+    monkeypatch.setattr(gradient_inversion, "match_updates", scripted)
+    settings = dataclasses.replace(DEEP_LEAKAGE, restarts=3)
+    found = _invert(settings, weights, updates, labels)
+    np.testing.assert_array_equal(found.objective, [2.0, 2.0])
+    np.testing.assert_array_equal(found.images, np.full(shape, 2.0))
 
 
 @pytest.mark.parametrize(

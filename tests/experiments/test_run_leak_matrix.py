@@ -210,6 +210,28 @@ def test_without_the_undefended_run_of_a_seed_nothing_is_defined(tmp_path):
     assert leak_matrix_report.verdict(found)[1] == "undefined"
 
 
+def test_a_failed_undefended_run_takes_its_own_seed_only(tmp_path):
+    found = _collected(
+        tmp_path,
+        {
+            "one/none/0": _summary(0.8, 0.9),
+            "one/noise/0": _summary(0.6, 0.8, late=0.7),
+            "one/noise/1": _summary(0.9, 0.6, late=0.9),
+        },
+        failures=["one/none/1"],
+        defences=["none", "noise"],
+        seeds=[0, 1],
+    )
+    noise = found["cells"][1]
+    assert noise["status"] == "measured"
+    assert noise["leakage"] == {
+        "mean": pytest.approx(0.25), "interval": None, "seeds": 1
+    }  # fmt: skip
+    assert noise["late_leakage"]["mean"] == pytest.approx(0.5)
+    assert noise["task_accuracy"]["mean"] == pytest.approx(0.7)
+    assert noise["reason"].startswith("without seed 1: the run without a defence")
+
+
 def test_a_defence_of_which_a_seed_failed_stops_nothing(tmp_path):
     found = _collected(
         tmp_path,
@@ -312,14 +334,23 @@ def test_a_defence_stops_what_no_adversary_of_its_family_gets_through(tmp_path):
         summaries = {
             "one/none/0": _summary(0.8, 0.9),
             "one/random/0": _summary(0.5, 0.9),
-            "one/searched/0": _summary(leak, 0.9),
         }
+        failures = ["one/searched/0"]
+        if leak is not None:
+            summaries["one/searched/0"] = _summary(leak, 0.9)
+            failures = []
         rows = [MATRIX.defences["none"], *map(adversary, ("random", "searched"))]
         matrix = dataclasses.replace(MATRIX, defences={row.name: row for row in rows})
-        return leak_matrix_report.verdict(_collected(folder, summaries, matrix=matrix))
+        return leak_matrix_report.verdict(
+            _collected(folder, summaries, failures, matrix=matrix)
+        )
 
     assert found(0.5, tmp_path / "0")[1] == "none"
     assert found(0.7, tmp_path / "1")[1] == "leak"
+    # The one that failed may be the one that gets through.
+    text, kind = found(None, tmp_path / "2")
+    assert kind == "leak"
+    assert "Not known, as a run failed: keys." in text
 
 
 _BINARY = """

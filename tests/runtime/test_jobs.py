@@ -111,12 +111,17 @@ def test_a_failure_has_its_reason_and_stops_no_other(tmp_path):
     assert all(_calls(job) == 1 for job in some)
 
 
-def test_a_job_that_cannot_be_started_is_tried_again_and_stops_no_other(tmp_path):
+def test_a_job_that_cannot_be_started_is_tried_again_and_stops_no_other(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jobs, "_PAUSE_S", 0.2)
+    times = []
     fake = _Scripted({name: [Outcome(True)] for name in "acd"})
     tried = []
 
     def start(job):
         tried.append(job.name)
+        times.append(time.monotonic())
         # There is never room for b, and for d the second time.
         if job.name == "b" or tried.count("d") == 1:
             raise OSError("no space left on device")
@@ -135,6 +140,9 @@ def test_a_job_that_cannot_be_started_is_tried_again_and_stops_no_other(tmp_path
     assert sorted(heard) == [("a", True), ("b", False), ("c", True), ("d", True)]
     assert (tried.count("b"), tried.count("c"), tried.count("d")) == (3, 1, 2)
     assert not jobs.is_done(_job(tmp_path, "b"))
+    # b was refused three times and d once; the last refusal of all has no start behind.
+    pauses = [later - at for at, later in zip(times, times[1:], strict=False)]
+    assert sum(pause >= 0.2 for pause in pauses) >= 3
 
 
 def test_a_killed_process_is_started_again(tmp_path):

@@ -131,6 +131,43 @@ def _pids(folder, name, count):
         time.sleep(0.05)
 
 
+def test_a_worker_without_the_working_directory_says_so(tmp_path):
+    job = _job(tmp_path / "elsewhere", "a", "")
+    found = ray_jobs._run(job)
+    assert found.lost and not found.ok
+    assert "elsewhere is not there on" in found.reason
+    assert "a file system that all machines of the cluster share" in found.reason
+
+
+def test_a_worker_that_cannot_start_a_command_says_why(tmp_path):
+    (tmp_path / "a.json.stderr").mkdir()  # Where the command's words should go.
+    found = ray_jobs._run(_job(tmp_path, "a", ""))
+    assert found.lost and "not started on" in found.reason
+    assert "Is a directory" in found.reason
+
+
+def test_a_result_that_only_its_machine_sees_is_a_failure(
+    tmp_path, fake_ray, monkeypatch
+):
+    fake_ray((4, True))
+    monkeypatch.setattr(_FakeRay, "get", lambda self, ref: jobs.Outcome(True))
+    job = _job(tmp_path, "a", "")
+    with ray_jobs.cluster("auto", cpus=1) as start:
+        found = jobs.run([job], start, at_once=1)["a"]
+    assert not found.ok and "is not here" in found.reason and not jobs.is_done(job)
+
+
+@pytest.mark.parametrize(
+    "said, reason",
+    [
+        ("The worker died.\nand more", "The worker died."),
+        ("ray::a (pid=1)\n  File x\nValueError: why", "ValueError: why"),
+    ],
+)
+def test_the_reason_of_a_loss_is_the_line_that_says_it(said, reason):
+    assert ray_jobs._reason(RuntimeError(said)) == reason
+
+
 @needs_ray
 def test_a_lost_worker_is_rescheduled_and_a_failure_stays_one(tmp_path):
     some = [

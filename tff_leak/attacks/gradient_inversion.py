@@ -188,7 +188,8 @@ def invert_gradients(
         if images is None:
             images, value = found
         else:
-            better = found[1] < value
+            # A first start that diverged is no bar for the others.
+            better = (found[1] < value) | ~tf.math.is_finite(value)
             column = tf.reshape(better, [-1, 1, 1, 1, 1])
             images = tf.where(column, found[0], images)
             value = tf.where(better, found[1], value)

@@ -25,6 +25,9 @@ from tff_leak.runtime import parent_death
 from tff_leak.runtime.atomic import atomic_write_json
 
 _POLL_S = 0.05
+_PAUSE_S = 5.0
+"""After a process could not be started: a full disk or table of processes stays so
+longer than tries last that follow one another at once."""
 _GRACE_S = 10.0
 """How long a process that was asked to end has for its cleaning up."""
 _TAIL_BYTES = 4096
@@ -129,11 +132,16 @@ def run(
             waiting.append(job)
     started: collections.Counter[str] = collections.Counter()
     running: dict[Job, Running] = {}
+    may_start_at = time.monotonic()
     try:
         # No event loop: a signal must be able to raise here, between two looks.
         while waiting or running:
             ended: dict[Job, Outcome] = {}
-            while waiting and len(running) < at_once:
+            while (
+                waiting
+                and len(running) < at_once
+                and time.monotonic() >= may_start_at
+            ):
                 job = waiting.popleft()
                 started[job.name] += 1
                 try:
@@ -141,7 +149,7 @@ def run(
                 except OSError as error:  # No room, no process: later there may be.
                     reason = f"not started: {error}"
                     ended[job] = Outcome(False, reason, lost=True, seconds=0.0)
-                    break
+                    may_start_at = time.monotonic() + _PAUSE_S
             time.sleep(_POLL_S)
             ended |= _ended(running)
             for job, outcome in ended.items():

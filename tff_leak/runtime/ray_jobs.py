@@ -112,7 +112,17 @@ def _check_room(ray: ModuleType, cpus: int) -> None:
 
 def _run(job: Job) -> Outcome:
     """Runs in a worker of the cluster, in its main thread, as `LocalProcess` wants."""
-    return LocalProcess(job).run()
+    host = socket.gethostname()
+    if not job.directory.is_dir():
+        reason = (
+            f"{job.directory} is not there on {host}: expected a file system that all "
+            "machines of the cluster share; put code and --output_dir on one"
+        )
+        return Outcome(False, reason, lost=True)
+    try:
+        return LocalProcess(job).run()
+    except OSError as error:  # Another machine may have room.
+        return Outcome(False, f"not started on {host}: {error}", lost=True)
 
 
 class _Task:
@@ -120,17 +130,26 @@ class _Task:
 
     def __init__(self, ray: ModuleType, remote: Any, job: Job):
         self._ray = ray
+        self._job = job
         self._ref = remote.options(name=job.name).remote(job)
 
     def poll(self) -> Outcome | None:
-        if not self._ended(0):
-            return None
         try:
-            return self._ray.get(self._ref)
+            if not self._ended(0):
+                return None
+            outcome = self._ray.get(self._ref)
         except self._ray.exceptions.RayError as error:
             # The worker or its machine; `jobs.run` tries again.
-            reason = str(error).strip().splitlines()[0]
-            return Outcome(False, f"lost by the cluster: {reason}", lost=True)
+            reason = f"lost by the cluster: {_reason(error)}"
+            return Outcome(False, reason, lost=True)
+        if outcome.ok and not self._job.result.is_file():
+            reason = (
+                f"{self._job.result} was written on another machine and is not here: "
+                "expected a file system that all machines share; put --output_dir on "
+                "one"
+            )
+            return Outcome(False, reason, seconds=outcome.seconds)
+        return outcome
 
     def terminate(self) -> None:
         # With its worker goes the command. Ray leaves no other way from outside.
@@ -141,3 +160,9 @@ class _Task:
 
     def _ended(self, patience_s: float) -> bool:
         return bool(self._ray.wait([self._ref], timeout=patience_s)[0])
+
+
+def _reason(error: Exception) -> str:
+    """One line: an error within a task has its traceback first, others what happened."""
+    lines = str(error).strip().splitlines()
+    return lines[-1 if lines[0].startswith("ray::") else 0].strip()
