@@ -16,6 +16,7 @@ from tff_leak.defences.key_protection import (
 from tff_leak.errors import InputError
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
+from tff_leak.threat import Adversary, Behaviour, Knowledge, Threat, View
 
 KNOWN = "known"
 RANDOM = "random"
@@ -50,6 +51,15 @@ class Guess:
     def aimed(self) -> bool:
         """Whether the adversary knows which class the key is of, more or less."""
         return self.kind in (GuessKind.KNOWN, GuessKind.DISTANCE)
+
+    @property
+    def threat(self) -> Threat:
+        """Who attacks: a malicious client; with the key, or one near to it, or none.
+
+        Without it the adversary knows no class to aim at either.
+        """
+        known = {Knowledge.KEY, Knowledge.LABELS} if self.aimed else set()
+        return Threat(Adversary.CLIENT, Behaviour.ACTIVE, View.SUM, frozenset(known))
 
 
 @dataclasses.dataclass(frozen=True)

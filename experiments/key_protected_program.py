@@ -52,6 +52,7 @@ from tff_leak.runtime import program, seeding
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 from tff_leak.runtime.seeding import Role
+from tff_leak.threat import check_process
 
 SNAPSHOT_SAMPLES = 40
 FIXED_ATTACK_FIELDS = (*client_gan_program.FIXED_ATTACK_FIELDS, "start_accuracy")
@@ -288,6 +289,7 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
                 transform=transform,
                 seed=settings.seed,
             )
+            check_process(guess.threat, process)
             built[guess.search] = transform, process
         transform, process = built[guess.search]
         private = _private(settings, gan, network, federation, tables, guess)

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 
+from experiments.key_guesses import parse_guesses
 from tff_leak.errors import InputError
 from tff_leak.threat import Adversary, Behaviour, Knowledge, Threat, View
 
@@ -90,6 +91,7 @@ class Defence:
       view: what a server sees of updates under it; a client sees the sum at most.
       family: of rows that are one defence before different adversaries: it stops what
         none of them gets through. Empty: alone.
+      knows: what a client that attacks under it knows; None: what the attack says.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Defence:
     on: Mapping[str, Change]
     view: View = View.ROWS
     family: str = ""
+    knows: frozenset[Knowledge] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,9 @@ def threat_under(attack: Attack, defence: Defence) -> Threat:
       InputError: if the combination contradicts itself, with the reason.
     """
     if attack.threat.adversary is Adversary.CLIENT:
-        return attack.threat  # What the server sees does not help it.
+        # What the server sees does not help it.
+        known = attack.threat.knowledge if defence.knows is None else defence.knows
+        return dataclasses.replace(attack.threat, knowledge=known)
     threat = dataclasses.replace(attack.threat, view=defence.view)
     if threat.view is View.SUM and not attack.works_on_sum:
         raise InputError(
@@ -401,11 +406,15 @@ def _local_dp(dataset: str, noise: str) -> Defence:
     )
 
 
-def _user_dp(noise: str) -> Defence:
+def _user_dp(noise: str, mechanism: str = "") -> Defence:
     settings = f"clip=0.5,noise_multiplier={noise}"
+    name, title = noise, f"noise {noise}"
+    if mechanism:
+        settings += f",mechanism={mechanism}"
+        name, title = f"{mechanism}_{noise}", f"{mechanism}, noise {noise}"
     return Defence(
-        f"user_dp_{noise}",
-        f"user-level DP at the server, noise {noise}",
+        f"user_dp_{name}",
+        f"user-level DP at the server, {title}",
         {
             CLIENT_GAN: "participants upload to a parameter server, one at a time: "
             "there is no cohort to hide among",
@@ -429,6 +438,7 @@ def _class_keys(
             **dict.fromkeys((AVERAGING, UPDATE_ATTACKS, SERVER_GAN), reason),
         },
         family=family,
+        knows=parse_guesses([guess])[0].threat.knowledge,
     )
 
 
@@ -447,7 +457,8 @@ def _defences(dataset: str, keys: Program) -> list[Defence]:
         *map(_sparse_vector, ("100", "10", "0.01")),
         *(_record_dp(dataset, noise) for noise in ("0.1", "0.6", "1.1", "2", "4")),
         *(_local_dp(dataset, noise) for noise in ("0.003", "0.01", "0.03", "0.1")),
-        *map(_user_dp, ("0.3", "1")),
+        *map(_user_dp, ("0.3", "1", "4")),
+        *(_user_dp("1", mechanism) for mechanism in ("adaptive", "tree")),
         # Keys do not claim to stop who has them.
         _class_keys("known", "has the right one: the positive control", keys, ""),
         _class_keys("random", "draws one at random", keys),

@@ -21,7 +21,7 @@ from experiments import leak_matrix_program, preset_files, presets
 from experiments.key_guesses import parse_guesses
 from experiments.settings import parse
 from tff_leak.errors import InputError
-from tff_leak.threat import Behaviour, View
+from tff_leak.threat import Behaviour, Knowledge, View
 
 PAIRS = [
     pytest.param(attack, defence, id=f"{matrix.name}-{attack.name}-{defence.name}")
@@ -142,10 +142,10 @@ def _commands():
 @pytest.mark.parametrize(
     "module, count",
     [
-        (cells.CLIENT_GAN, 72),
+        (cells.CLIENT_GAN, 78),
         (cells.KEY_PROTECTED, 8),
         (cells.SERVER_GAN, 10),
-        (cells.UPDATE_ATTACKS, 86),
+        (cells.UPDATE_ATTACKS, 104),
     ],
 )
 def test_binaries_read_the_commands_of_their_cells(module, count):
@@ -243,6 +243,17 @@ def test_a_client_sees_the_sum_whatever_the_defence():
     attack = cells.DIGITS.attacks["client_gan"]
     for defence in cells.DIGITS.defences.values():
         assert cells.threat_under(attack, defence).view is View.SUM
+
+
+def test_who_attacks_class_keys_knows_what_the_row_says():
+    attack = cells.DIGITS.attacks["client_gan"]
+
+    def known(name):
+        return cells.threat_under(attack, cells.DIGITS.defences[name]).knowledge
+
+    assert known("none") == {Knowledge.LABELS}
+    assert known("keys_known") == {Knowledge.LABELS, Knowledge.KEY}
+    assert known("keys_random") == known("keys_embeddings") == set()
 
 
 def test_an_attack_that_needs_rows_is_refused_over_a_secure_sum():

@@ -216,6 +216,19 @@ def test_a_sum_of_few_images_gives_them_away_but_not_whose_they_are(tmp_path):
     assert summary["labels_right"] is None
     assert summary["found"]["attack"] == 1.0
     assert summary["found"]["control"] == 0.0
+    # With two clients' data exchanged the server gets the same sum, and finds the same.
+    data = _data()
+    first, second, *others = data.clients
+    exchanged = dataclasses.replace(data, clients=[second, first, *others])
+    other, _ = _run(tmp_path / "exchanged", settings, exchanged)
+    again = read_reconstructions(other.reconstructions)
+    np.testing.assert_allclose(again.images, kept.images, atol=1e-5)
+    rows = dataclasses.replace(settings, defences=Defences())
+    seen = [
+        read_reconstructions(_run(tmp_path / name, rows, of)[0].reconstructions)
+        for name, of in (("rows", data), ("rows_exchanged", exchanged))
+    ]
+    assert not np.allclose(seen[0].images, seen[1].images, atol=0.1)
 
 
 def test_local_noise_stops_what_clipping_alone_does_not(tmp_path):

@@ -199,6 +199,10 @@ def test_a_leak_matrix_has_a_line_for_each_cell_that_was_measured():
     assert text.startswith("gan, no defence: recovered 0.90")
     assert "loss, no defence: advantage 0.90 (one seed), in the" in text
     assert "(one seed), control 0.10, task accuracy 0.95" in text
+    # A claim may name the attacks that speak of it.
+    runs = {"fig6": [{"experiment": "leak_matrix", "cells": [*cells, other]}]}
+    row = _cells(claims_tables({"P": [_claim(attacks=("loss",))]}, runs), 0)
+    assert "advantage" in row["measured"] and "recovered" not in row["measured"]
 
 
 def test_an_experiment_that_speaks_of_no_claim_is_refused():

@@ -45,6 +45,8 @@ class Claim:
       presets: whose runs speak of it, names under `docs/results` without a target.
       verdict: of a reader of figures and pictures; None before there are any.
       remark: what stands between the verdict and the paper; may be empty.
+      attacks: of leak matrices, those that speak of it, by the names of their cells;
+        empty: all.
     """
 
     figure: str
@@ -52,6 +54,7 @@ class Claim:
     presets: tuple[str, ...]
     verdict: Verdict | None = None
     remark: str = ""
+    attacks: tuple[str, ...] = ()
 
 
 def read_claims(path: pathlib.Path) -> dict[str, tuple[Claim, ...]]:
@@ -76,11 +79,19 @@ def read_claims(path: pathlib.Path) -> dict[str, tuple[Claim, ...]]:
     return claims
 
 
-def _claim(presets: Sequence[str], verdict: str = "", **words: str) -> Claim:
-    if not isinstance(presets, list):
-        raise TypeError(f"presets is {presets!r}, not a list of names")
+def _claim(
+    presets: Sequence[str],
+    verdict: str = "",
+    attacks: Sequence[str] = (),
+    **words: str,
+) -> Claim:
+    for name, names in (("presets", presets), ("attacks", attacks)):
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise TypeError(f"{name} is {names!r}, not a list of names")
     found = Verdict(verdict) if verdict else None
-    return Claim(presets=tuple(presets), verdict=found, **words)
+    return Claim(
+        presets=tuple(presets), verdict=found, attacks=tuple(attacks), **words
+    )
 
 
 def claims_tables(
@@ -112,13 +123,30 @@ def _row(claim: Claim, runs: Mapping[str, Sequence[Mapping]]) -> list[str]:
             "there is a finished run; publish one, or take the verdict out"
         )
     verdict = claim.verdict.value if claim.verdict else "not judged"
-    measured = [f"[{name}](#{name}): {in_brief(runs[name])}" for name in known]
+    measured = [
+        f"[{name}](#{name}): {in_brief(_spoken_of(runs[name], claim.attacks))}"
+        for name in known
+    ]
     return [
         claim.figure,
         claim.paper_says,
         verdict if known else "not run",
         "<br>".join(measured),
         claim.remark,
+    ]
+
+
+def _spoken_of(
+    summaries: Sequence[Mapping], attacks: Sequence[str]
+) -> Sequence[Mapping]:
+    """Leaves the cells of other attacks out."""
+    if not attacks:
+        return summaries
+    return [
+        {**one, "cells": [cell for cell in one["cells"] if cell["attack"] in attacks]}
+        if "cells" in one
+        else one
+        for one in summaries
     ]
 
 
