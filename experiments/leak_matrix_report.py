@@ -217,9 +217,9 @@ def _overview(summary: Mapping[str, Any]) -> html.Section:
         "adversary that guesses a class key is measured against its own "
         "control, and so is a server's GAN: under a defence that spoils its pictures "
         "those of the control are as far from anybody's, which a floor of other "
-        "pictures would count as a leak. Advantage of membership inference: true positive rate less false "
-        "positive rate by the best threshold, which chance alone makes larger than 0: "
-        "see its control. The runs' own reports measure by their own floors, which "
+        "pictures would count as a leak. Advantage of membership inference: true "
+        "positive rate less false positive rate by the best threshold, which chance "
+        "alone makes larger than 0: see its control. The runs' own reports measure by their own floors, which "
         "without a control can be lower."
     )
     return html.Section("What leaks", text, tables=[("By defence", header, rows)])

@@ -163,6 +163,6 @@ class _Task:
 
 
 def _reason(error: Exception) -> str:
-    """One line: an error within a task has its traceback first, others what happened."""
+    """One line: an error within a task ends with it, others begin with it."""
     lines = str(error).strip().splitlines()
     return lines[-1 if lines[0].startswith("ray::") else 0].strip()
