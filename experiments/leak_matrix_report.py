@@ -219,8 +219,8 @@ def _overview(summary: Mapping[str, Any]) -> html.Section:
         "those of the control are as far from anybody's, which a floor of other "
         "pictures would count as a leak. Advantage of membership inference: true "
         "positive rate less false positive rate by the best threshold, which chance "
-        "alone makes larger than 0: see its control. The runs' own reports measure by their own floors, which "
-        "without a control can be lower."
+        "alone makes larger than 0: see its control. The runs' own reports measure by "
+        "their own floors, which without a control can be lower."
     )
     return html.Section("What leaks", text, tables=[("By defence", header, rows)])
 
