@@ -89,9 +89,7 @@ def _claim(
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise TypeError(f"{name} is {names!r}, not a list of names")
     found = Verdict(verdict) if verdict else None
-    return Claim(
-        presets=tuple(presets), verdict=found, attacks=tuple(attacks), **words
-    )
+    return Claim(presets=tuple(presets), verdict=found, attacks=tuple(attacks), **words)
 
 
 def claims_tables(

@@ -138,9 +138,7 @@ def run(
         while waiting or running:
             ended: dict[Job, Outcome] = {}
             while (
-                waiting
-                and len(running) < at_once
-                and time.monotonic() >= may_start_at
+                waiting and len(running) < at_once and time.monotonic() >= may_start_at
             ):
                 job = waiting.popleft()
                 started[job.name] += 1
