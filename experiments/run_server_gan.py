@@ -257,7 +257,9 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
             "arms": [arm.value for arm in settings.arms],
             "server": settings.server.value,
             "mode": settings.deviations.mode.value,
-            "deviations": plain(settings.deviations, newer=("explained",)),
+            "deviations": plain(
+                settings.deviations, newer=("explained", "coverage", "consensus")
+            ),
             "training": plain(settings.training),
             "batch_size": settings.batch_size,
             "attack": server_gan_program.attack_config(settings.attack),

@@ -361,6 +361,87 @@ def test_g_learns_what_it_is_asked_for():
     assert pixels[:, :, 8:12].mean() < -0.5
 
 
+STRIPES = tf.reshape(tf.repeat([1.0, -1.0], 8), SHAPE)
+
+
+def _by_the_first_noise(weights, inputs, training):
+    """A generator: stripes or, where the first of the noise is below 0, their negative.
+
+    Of a picture that is asked for as an other's the sides are exchanged.
+    """
+    del weights, training
+    sign = tf.sign(inputs[:, 0]) * (2.0 * inputs[:, -1] - 1.0)
+    return tf.reshape(sign, [-1, 1, 1, 1]) * STRIPES, []
+
+
+class TestCoverage:
+    def _uncovered(self, images, batch_size=256):
+        gan = _gan(batch_size=batch_size, coverage=1.0)
+        drawer = dataclasses.replace(G, apply=_by_the_first_noise)
+        part = Labelled(tf.stack(images), tf.zeros([len(images)], tf.int32))
+        return float(
+            multitask_gan._uncovered(
+                dataclasses.replace(gan, generator=drawer),
+                [],
+                Evidence(part, part),
+                SEED,
+            )
+        )
+
+    def test_the_nearest_counts(self):
+        """Of four only the odd sixteenth has no picture of a sign: 2 in 1/16 of all."""
+        found = self._uncovered([STRIPES, -STRIPES])
+        assert abs(found - 2 / 16) < 0.1  # 128 of them: deviation .043
+
+    def test_what_is_never_drawn_is_as_far_as_it_is(self):
+        across = tf.transpose(STRIPES, [1, 0, 2])
+        np.testing.assert_allclose(self._uncovered([across]), 1.0, atol=1e-6)
+
+    def test_g_draws_every_one_and_not_their_mean(self):
+        """Their mean has half of each; to be near to both G has to draw both."""
+        across = tf.transpose(STRIPES, [1, 0, 2])
+        part = Labelled(tf.stack([STRIPES, across]), tf.zeros([2], tf.int32))
+
+        def drawn(**deviations):
+            gan = _gan(batch_size=32, rate=0.1, **deviations)
+            generator, _ = tf.function(multitask_gan.train_generator)(
+                gan,
+                _critics(gan),
+                multitask_gan.initial_generator(gan, SEED),
+                REAL,
+                Evidence(part, part),
+                tf.constant(300),
+                SEED,
+            )
+            asked = Asked(tf.zeros([200], tf.int32), tf.tile([VICTIM, OTHER], [100]))
+            images = multitask_gan.generate(
+                gan, generator.weights.trainable, asked, SEED
+            )
+            vectors = multitask_gan.unit(images)[::2]
+            return [
+                np.sum(vectors * multitask_gan.unit(one[tf.newaxis]), axis=1)
+                for one in (STRIPES, across)
+            ]
+
+        # At 45 degrees between the two both are .71.
+        covered = drawn(coverage=10.0)
+        assert all((of_one > 0.85).mean() > 0.2 for of_one in covered)
+        mean = drawn(class_means=10.0)
+        assert all((of_one > 0.85).mean() < 0.1 for of_one in mean)
+
+    def test_it_is_for_a_server_that_has_representatives(self):
+        gan, plain = _gan(coverage=1.0), _gan()
+        start = multitask_gan.initial_generator(gan, SEED)
+        for evidence, same in ((None, True), (EVIDENCE, False)):
+            losses = [
+                multitask_gan.train_generator(
+                    one, _critics(one), start, REAL, evidence, tf.constant(1), SEED
+                )[1]
+                for one in (gan, plain)
+            ]
+            assert (losses[0] == losses[1]) == same
+
+
 def _white_0_black_1(explained, images):
     """A stand-in: pictures leave over by how much they miss what an update is of."""
     assert images.shape[0] == explained.labels.shape[0]
@@ -524,6 +605,7 @@ def test_modes():
         (lambda: Deviations(noise=-1.0), "noise is -1.0: expected 0 or more"),
         (lambda: Deviations(average_decay=1.0), "average_decay is 1.0: expected it in"),
         (lambda: Deviations(recolour=1.0), "recolour is 1.0: expected it in"),
+        (lambda: Deviations(consensus=1.1), "consensus is 1.1: expected a share"),
         (lambda: Deviations(alternations=0), "alternations is 0: expected at least 1"),
         (
             lambda: _gan(local_reality=1.0),

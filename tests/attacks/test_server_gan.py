@@ -174,6 +174,21 @@ class TestMemory:
                 found = np.sort(image.ravel())
                 assert np.allclose(found, greys, atol=1e-6) == matched
 
+    @pytest.mark.parametrize("share, kept", [(0.75, [0, 1, 2]), (1.0, [0, 1, 2, 3])])
+    def test_those_that_agree_with_their_class_are_learnt_from(self, share, kept):
+        attack = _attack(deviations=Deviations(consensus=share))
+        stripes = np.repeat([1.0, -1.0], 8).astype(np.float32).reshape(SHAPE)
+        noise = 0.1 * np.random.default_rng(0).normal(size=[3, *SHAPE])
+        # Three alike, one across; and of another class the only one, which stays.
+        images = [*(stripes + noise), stripes.transpose(1, 0, 2), -stripes]
+        part = Labelled(
+            tf.constant(np.stack(images), tf.float32), tf.constant([0, 0, 0, 0, 2])
+        )
+        found = server_gan._agreeing(attack, part)
+        np.testing.assert_array_equal(found.labels, [*[0] * len(kept), 2])
+        expected = np.stack([*(images[k] for k in kept), images[4]])
+        np.testing.assert_allclose(found.images, expected, atol=1e-6)
+
     @pytest.mark.parametrize("others", [2, 3, 7])
     def test_of_any_number_of_others_so_many_are_kept(self, others):
         attack = _attack()

@@ -78,6 +78,15 @@ class Deviations:
         teach counts, and not only how representatives look. As that takes most of a
         step's time, it is asked in the first of G's steps between two of D's, for all
         of them. Passive attack only.
+      coverage: weight, for G, of 1 minus the correlation between a representative and
+        the nearest of a few pictures that are drawn for its class and identity
+        (implicit maximum likelihood, Li and Malik, 2018): every representative has to
+        be near to something that G draws, where `class_means` is content with their
+        mean and `variety` with any two pictures that differ.
+      consensus: share of each class's representatives, of the last
+        `representative_rounds`, that are learnt from: those that correlate best with
+        the mean of all of them, as some of every round are failures of the matching.
+        In (0, 1]; 0, the paper's, is all of them.
       choose_snapshot: samples are drawn from the G of the round whose `score` was
         best, the last of equal ones; otherwise of the last round.
     """
@@ -102,6 +111,8 @@ class Deviations:
     average_decay: float = 0.0
     choose_snapshot: bool = False
     explained: float = 0.0
+    coverage: float = 0.0
+    consensus: float = 0.0
 
     def __post_init__(self):
         for name in ("representative_rounds", "alternations"):
@@ -116,6 +127,11 @@ class Deviations:
                     f"{field.name} is {getattr(self, field.name)}: expected 0 or more; "
                     "the default is the paper's"
                 )
+        if self.consensus > 1:
+            raise InputError(
+                f"consensus is {self.consensus}: expected a share of representatives, "
+                "at most 1; 0 learns from all"
+            )
         for name in ("average_decay", "recolour"):
             if not getattr(self, name) < 1:
                 raise InputError(

@@ -45,7 +45,9 @@ OTHER = 0
 _CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR, _PATCHES = range(
     100, 108
 )
-_EXPLAINED = 108
+_EXPLAINED, _COVERAGE = 108, 109
+_CANDIDATES = 4
+"""Pictures of which the nearest to a representative counts."""
 
 
 class Labelled(NamedTuple):
@@ -472,6 +474,10 @@ def train_generator(
                     ),
                     lambda: 0.0,
                 )
+            if gan.deviations.coverage and evidence is not None:
+                loss += gan.deviations.coverage * _uncovered(
+                    gan, trainable, evidence, of_step
+                )
             if gan.patch_discriminator:
                 loss += gan.deviations.local_reality * fooling_loss(
                     gan.patch_discriminator, critics.patches.trainable, fake
@@ -645,6 +651,32 @@ def _unexplained_loss(
         images, [explained.labels.shape[0], *gan.generator.output_shape]
     )
     return gan.deviations.explained * gan.unexplained(explained, images)
+
+
+def _uncovered(
+    gan: MultitaskGan, generator: Tensors, evidence: Evidence, seed: tf.Tensor
+) -> tf.Tensor:
+    """How far representatives are from what G draws; see `Deviations.coverage`.
+
+    As many of the victim's as of the others', since half of all other batches are.
+
+    Returns:
+      float32, in [0, 2].
+    """
+    seed = derive(seed, _COVERAGE)
+    count = gan.batch_size // 4 or 1
+    shown = _pick_evidence(evidence, count, seed)
+    asked = Asked(
+        tf.repeat(
+            tf.concat([shown.victim.labels, shown.other.labels], axis=0), _CANDIDATES
+        ),
+        tf.repeat([VICTIM, OTHER], count * _CANDIDATES),
+    )
+    wanted = unit(tf.concat([shown.victim.images, shown.other.images], axis=0))
+    drawn = unit(generate(gan, generator, asked, seed))
+    drawn = tf.reshape(drawn, [2 * count, _CANDIDATES, wanted.shape[1]])
+    alike = tf.linalg.matvec(drawn, wanted)
+    return tf.reduce_mean(1.0 - tf.reduce_max(alike, axis=1))
 
 
 def _finite_or_none(gradients: Tensors) -> Tensors:

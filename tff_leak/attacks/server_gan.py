@@ -247,6 +247,8 @@ def passive_round(
         found = _with_greys(found, auxiliary)
     memory = _remember(attack, state.memory, found, seed)
     evidence = _recall(attack, memory)
+    if attack.gan.deviations.consensus:
+        evidence = Evidence(*(_agreeing(attack, part) for part in evidence))
     state = state._replace(
         memory=memory,
         discriminator=with_classifier(state.discriminator, sight.victim),
@@ -576,6 +578,25 @@ def _remember(
         tf.nest.map_structure(in_front, found.victim, memory.victim),
         tf.nest.map_structure(in_front, other, memory.other),
         tf.minimum(memory.filled + 1, rounds),
+    )
+
+
+def _agreeing(attack: ServerGan, part: Labelled) -> Labelled:
+    """Those near to their class's mean; see `Deviations.consensus`.
+
+    Of each class that there is at least one; of equal ones all.
+    """
+    gan, share = attack.gan, attack.gan.deviations.consensus
+    images = multitask_gan.unit(part.images)
+    means, _ = multitask_gan.unit_means(images, part.labels, gan.num_categories)
+    near = tf.reduce_sum(images * tf.gather(means, part.labels), axis=1)
+    alike = tf.equal(part.labels[:, tf.newaxis], part.labels[tf.newaxis, :])
+    nearer = alike & (near[tf.newaxis, :] > near[:, tf.newaxis])
+    rank, number = (
+        tf.reduce_sum(tf.cast(m, tf.float32), axis=1) for m in (nearer, alike)
+    )
+    return Labelled(
+        *(tf.boolean_mask(values, rank < share * number) for values in part)
     )
 
 
