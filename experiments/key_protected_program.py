@@ -360,6 +360,7 @@ def _private(
         state = client_gan.initial_state(gan, target=key, seed=seed)
         if guess.kind is GuessKind.SEARCH:
             state = initial_search_state(
+                guess.search,
                 state,
                 own_keys=tables[number].rows,
                 num_parameters=network.num_parameters,

@@ -66,7 +66,7 @@ _GUESSES = flags.DEFINE_list(
     "guesses",
     ["known", "random"],
     "Of the target's key: known, random, a distance from it, or a search and its "
-    "effort in a turn: best:N, ascent:N, embeddings:N, drift:N.",
+    "effort in a turn: best:N, ascent:N, embeddings:N, drift:N, weights:N, moments:N.",
 )
 _SEARCH = flags.DEFINE_string(
     "search", "", "Overrides of SearchTurns, of all searches, e.g. first_turn=10."

@@ -30,6 +30,8 @@ EFFORT = {
     SearchMethod.ASCENT: 60,
     SearchMethod.EMBEDDINGS: 10,
     SearchMethod.DRIFT: 10,
+    SearchMethod.WEIGHTS: 5,
+    SearchMethod.MOMENTS: 5,
 }
 
 
@@ -169,6 +171,7 @@ class TestTransform:
         training = key_training(KeyTraining(learning_rate=0.02), self.network)
         shared, constants = training.initialize(SEED)
         state = key_search.initial_search_state(
+            search,
             client_gan.initial_state(
                 self.attack, target=draw_keys(1, D, [4, 4])[0], seed=SEED
             ),
@@ -193,7 +196,7 @@ class TestTransform:
         return found, state
 
     @pytest.mark.parametrize(
-        "method", [SearchMethod.ASCENT, SearchMethod.EMBEDDINGS, SearchMethod.DRIFT]
+        "method", [m for m in SearchMethod if m is not SearchMethod.RANDOM]
     )
     def test_a_shared_model_gives_its_victims_key_away(self, method):
         search = KeySearch(method, EFFORT[method], first_turn=2, turns=4)
@@ -216,6 +219,49 @@ class TestTransform:
         assert np.any(state.first != 0)
         np.testing.assert_array_equal(state.own_keys, OWN)
         np.testing.assert_array_equal(found[0], draw_keys(1, D, [4, 4])[0])
+
+    def test_what_parameters_tell_by_hand(self):
+        size = self.network.num_parameters
+        assert self.network.trainable_shapes[-1] == (D,)
+        shared = np.zeros(3 * size + 1, np.float32)
+        # Weights, first and second moments, each ending with the last layer's biases.
+        shared[size - D : size] = 3.0 * OWN[0]
+        shared[2 * size - D : 2 * size] = -0.1 * OWN[1]
+        shared[3 * size - D : 3 * size] = OWN[2]
+        for method, key in ((SearchMethod.WEIGHTS, 0), (SearchMethod.MOMENTS, 1)):
+            told = key_search.told_by_parameters(
+                method, tf.constant(shared), tf.zeros([size]), self.network
+            )
+            np.testing.assert_allclose(told, OWN[key], atol=1e-6)
+        # Weights count from where they were at first.
+        told = key_search.told_by_parameters(
+            SearchMethod.WEIGHTS,
+            tf.constant(shared),
+            tf.constant(shared[:size]),
+            self.network,
+        )
+        np.testing.assert_array_equal(told, np.zeros(D))
+
+    def test_fetches_are_kept_to_the_end_of_the_search(self):
+        search = KeySearch(SearchMethod.MOMENTS, 1, first_turn=2, turns=2)
+        _, state = self._play(search, 3, with_victim=True)
+        assert state.told.shape == (4, D)
+        lengths = np.linalg.norm(state.told, axis=1)
+        np.testing.assert_allclose(lengths, [1, 1, 1, 0], atol=1e-5)
+        drift = KeySearch(SearchMethod.DRIFT, 1, first_turn=2, turns=2)
+        assert self._play(drift, 1, with_victim=True)[1].told.shape == (0, D)
+
+    @pytest.mark.parametrize("method", [SearchMethod.WEIGHTS, SearchMethod.MOMENTS])
+    def test_parameters_that_are_not_added_to_embeddings_are_refused(self, method):
+        without = sequential(
+            "convolution",
+            (4, 4, 1),
+            [layers.conv2d(4, 3, padding="SAME"), layers.reshape()],
+        )
+        assert without.output_shape == (D,)
+        plain = client_gan.build_client_gan(self.attack, without)
+        with pytest.raises(InputError, match="last parameters of convolution are of"):
+            key_search.build_key_search(KeySearch(method, 1), plain, without, 3)
 
     def test_another_aim_is_refused(self):
         classes = client_gan.CLASS_AIM

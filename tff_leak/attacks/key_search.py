@@ -22,16 +22,24 @@ A key psi that some pictures are pulled to and most are not makes the contrast
 large at psi, where the mean of several keys, which explains all r_j a little, does not:
 the cube rewards few large products over many small ones, as in independent component
 analysis (Hyvarinen and Oja, "Independent component analysis: algorithms and
-applications", 2000). Four searches spend an effort on it:
+applications", 2000). Six searches spend an effort on it:
 
 - RANDOM: the best of many random keys;
 - ASCENT: gradient ascent on J from the key that it has;
 - EMBEDDINGS: the key is estimated from the fetched model: in the first turn of the
   search from the picture that its own keys explain least, later from the key that it
   has, by fixed-point steps k <- sum of max(0, <k, r_j>)^2 r_j;
-- DRIFT: the same, from what changed since the first fetch in place of the embeddings.
+- DRIFT: the same, from what changed since the first fetch in place of the embeddings;
+- WEIGHTS: the same, from the shared weights alone. The last d parameters are added to
+  an embedding before its length becomes 1, so that training towards keys adds a sum of
+  these keys to them;
+- MOMENTS: the same, from Adam's first moment of these parameters, which is shared, too
+  (section 5.1, technique (i)): minus the mean gradient of the last ten steps or so,
+  which are those of the participant before. Of a victim that trains towards one key it
+  is nearly that key.
 
-The attack is then that of `client_gan`, aimed at the key that was found.
+For the last two r_j are those of the fetches so far, each divided by its length, and no
+picture is looked at. The attack is then that of `client_gan`, aimed at the key that was found.
 
 What came of it (digits, d = 1024, two participants, seed 1, 70 rounds): EMBEDDINGS
 found a key with the product .44 with that of a digit of the victim, and the judge took
@@ -82,6 +90,13 @@ class SearchMethod(enum.Enum):
     ASCENT = "ascent"
     EMBEDDINGS = "embeddings"
     DRIFT = "drift"
+    WEIGHTS = "weights"
+    MOMENTS = "moments"
+
+    @property
+    def reads_parameters(self) -> bool:
+        """Whether it goes by what was fetched as it is, and looks at no picture."""
+        return self in (SearchMethod.WEIGHTS, SearchMethod.MOMENTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +121,11 @@ class KeySearch:
     turns: int = 10
     probes: int = 256
 
+    @property
+    def fetches(self) -> int:
+        """How many fetches are kept: all to the search's end, where they are read."""
+        return self.first_turn + self.turns if self.method.reads_parameters else 0
+
     def __post_init__(self):
         for name in ("effort", "first_turn", "turns", "probes"):
             if getattr(self, name) < 1:
@@ -123,12 +143,15 @@ class SearchState(NamedTuple):
       own_keys: float32 `[k, d]`, see `Observation`.
       first: float32 `[P]`, the model fetched in its first turn.
       turn: int32, turns it has had.
+      told: float32 `[KeySearch.fetches, d]`, what each fetch says of keys, newest
+        first, of length 1; 0 where there was none yet.
     """
 
     attack: client_gan.State
     own_keys: tf.Tensor
     first: tf.Tensor
     turn: tf.Tensor
+    told: tf.Tensor
 
     @property
     def target(self) -> tf.Tensor:
@@ -170,6 +193,30 @@ def observe(
         return network.outputs(Weights(trainable, list(constants)), pictures)
 
     return Observation(embed(fetched), embed(before), own_keys)
+
+
+def told_by_parameters(
+    method: SearchMethod, download: tf.Tensor, first: tf.Tensor, network: Network
+) -> tf.Tensor:
+    """What the parameters that were fetched say of the keys trained towards.
+
+    Args:
+      method: WEIGHTS or MOMENTS.
+      download: float32 `[3 P + 1]`, model and moments as `key_training` shares them.
+      first: float32 `[P]`, the model fetched in the first turn: biases are not 0 before
+        training.
+      network: the embedding; its last trainable is `[d]`.
+
+    Returns:
+      float32 `[d]` of length 1, or 0 where all of it is 0.
+    """
+    [dimension] = network.output_shape
+    end = network.num_parameters
+    if method is SearchMethod.MOMENTS:
+        # Steps go against the gradient, and the gradient of a score is the key.
+        return tf.math.l2_normalize(-download[2 * end - dimension : 2 * end])
+    changed = download[end - dimension : end] - first[end - dimension :]
+    return tf.math.l2_normalize(changed)
 
 
 def composites(pictures: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
@@ -217,7 +264,8 @@ def search_key(
 
     Args:
       search: the settings.
-      observed: what the adversary sees.
+      observed: what the adversary sees; of WEIGHTS and MOMENTS the embeddings are
+        what the fetches say (`told_by_parameters`).
       guess: float32 `[d]` of length 1, the key that it has.
       seed: int32 `[2]`, of this turn.
       first: whether this is the first turn of the search, in which estimates start
@@ -251,11 +299,16 @@ def search_key(
 
 
 def initial_search_state(
-    attack: client_gan.State, *, own_keys: tf.Tensor, num_parameters: int
+    search: KeySearch,
+    attack: client_gan.State,
+    *,
+    own_keys: tf.Tensor,
+    num_parameters: int,
 ) -> SearchState:
     """Returns a searching adversary's state before its first turn.
 
     Args:
+      search: the settings.
       attack: from `client_gan.initial_state`; its target is the key to begin with.
       own_keys: float32 `[k, d]`, the adversary's table.
       num_parameters: P of the shared model.
@@ -265,6 +318,7 @@ def initial_search_state(
         own_keys=tf.convert_to_tensor(own_keys, tf.float32),
         first=tf.zeros([num_parameters]),
         turn=tf.constant(0, tf.int32),
+        told=tf.zeros([search.fetches, *attack.target.shape]),
     )
 
 
@@ -283,7 +337,8 @@ def build_key_search(
       The transform. Its state is `SearchState`.
 
     Raises:
-      InputError: if the attack is not aimed at keys of the network's dimension.
+      InputError: if the attack is not aimed at keys of the network's dimension, or
+        the search reads parameters and the network's last ones are not as many.
     """
     target = attack.state_spec.target
     if target.shape != network.output_shape:
@@ -291,11 +346,22 @@ def build_key_search(
             f"the attack aims at targets of shape {target.shape}: expected a key, of "
             f"shape {network.output_shape}; build it with key_aim"
         )
+    last = tuple(network.trainable_shapes[-1])
+    if search.method.reads_parameters and last != tuple(network.output_shape):
+        raise InputError(
+            f"the last parameters of {network.name} are of shape {last}: expected "
+            f"{tuple(network.output_shape)} for {search.method.value}, which reads what "
+            "is added to embeddings; choose another method, or build the network with "
+            "key_embedding"
+        )
 
     def apply(state: SearchState, download: Download, data: LocalData, seed: tf.Tensor):
         fetched = download.parameters[: network.num_parameters]
         first = tf.where(state.turn > 0, state.first, fetched)
-        state = state._replace(first=first)
+        state = state._replace(
+            first=first,
+            told=_noted(search, state.told, download.parameters, first, network),
+        )
         searching = (state.turn >= search.first_turn) & (
             state.turn < search.first_turn + search.turns
         )
@@ -313,8 +379,23 @@ def build_key_search(
     keys = tf.TensorSpec([num_keys, *network.output_shape])
     parameters = tf.TensorSpec([network.num_parameters])
     turn = tf.TensorSpec([], tf.int32)
-    spec = SearchState(attack.state_spec, keys, parameters, turn)
+    told = tf.TensorSpec([search.fetches, *network.output_shape])
+    spec = SearchState(attack.state_spec, keys, parameters, turn, told)
     return ClientTransform(spec, apply)
+
+
+def _noted(
+    search: KeySearch,
+    told: tf.Tensor,
+    parameters: tf.Tensor,
+    first: tf.Tensor,
+    network: Network,
+) -> tf.Tensor:
+    """What was told so far, and by this fetch."""
+    if not search.fetches:
+        return told
+    now = told_by_parameters(search.method, parameters, first, network)
+    return tf.concat([now[tf.newaxis], told[:-1]], axis=0)
 
 
 def _key_of_turn(
@@ -328,10 +409,13 @@ def _key_of_turn(
 ) -> tf.Tensor:
     """Looks at what was fetched, and searches: float32 `[d]`."""
     seed = derive(seed, Role.KEY_SEARCH)
-    pictures = composites(own_pictures, search.probes, seed)
-    observed = observe(
-        network, fetched, state.first, constants, pictures, state.own_keys
-    )
+    if search.method.reads_parameters:
+        observed = Observation(state.told, state.told, state.own_keys)
+    else:
+        pictures = composites(own_pictures, search.probes, seed)
+        observed = observe(
+            network, fetched, state.first, constants, pictures, state.own_keys
+        )
     first = tf.equal(state.turn, search.first_turn)
     found = search_key(search, observed, state.target, seed, first=first)
     return tf.ensure_shape(found, network.output_shape)

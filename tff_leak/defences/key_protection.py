@@ -19,8 +19,10 @@ and never trained makes keys long without more parameters (section 4.2).
 **What is not given.** The text has no proof. Keys are never sent, yet a participant's
 upload is a function of its keys, and the embeddings of a class end up close to its
 key: who has a picture of the class, or the uploads, has more to go by than a random
-guess. What an adversary does with that is not in the text; `attacks/key_search.py`
-tries.
+guess. The shared model alone has a sum of everybody's keys in its last parameters, and
+Adam's shared moments (section 5.1, technique (i)) one of those that were trained
+towards last. What an adversary does with that is not in the text;
+`attacks/key_search.py` tries.
 """
 
 import dataclasses
