@@ -130,6 +130,7 @@ def build_active_mgan(
     *,
     victim: int,
     auxiliary: Labelled,
+    find_representatives: FindRepresentatives | None = None,
     victim_in_average: bool = True,
     training: BatchSgd | None = None,
     client_work: tff.learning.templates.ClientWorkProcess | None = None,
@@ -149,10 +150,12 @@ def build_active_mgan(
 
     Args:
       network: the shared classifier.
-      attack: the server's settings; the mode of the paper has neither identities nor
-        representatives, and neither has any other mode here.
+      attack: the server's settings.
       victim: see `build_passive_mgan`.
       auxiliary: see `build_passive_mgan`.
+      find_representatives: None is the paper's: neither identities nor representatives.
+        Else of whom they are found: of the victim from its update of M_iso, of the
+        others from theirs of M; and D learns identities, too.
       victim_in_average: whether the victim's update (of M_iso) enters the average that
         changes M, as Eq. 1 has it; not said in section V-D. If not, its weight is 0.
       training: see `build_passive_mgan`.
@@ -185,6 +188,7 @@ def build_active_mgan(
             attack,
             victim=victim,
             auxiliary=auxiliary,
+            find_representatives=find_representatives,
             finalizer=finalizer,
             seed=seed,
         ),
@@ -257,7 +261,7 @@ def build_passive_finalizer(
             )
 
         def wait():
-            # Representatives take most of the time, and nobody would look at them.
+            # Representatives take most of the time: the memory begins with the attack.
             return state._replace(round=state.round + 1)
 
         def take_part():
@@ -283,6 +287,7 @@ def build_active_finalizer(
     *,
     victim: int,
     auxiliary: Labelled,
+    find_representatives: FindRepresentatives | None = None,
     finalizer: FinalizerBuilder | None = None,
     seed: int = 0,
 ) -> FinalizerBuilder:
@@ -296,6 +301,7 @@ def build_active_finalizer(
       attack: see `build_active_mgan`.
       victim: see `build_active_mgan`.
       auxiliary: see `build_active_mgan`.
+      find_representatives: see `build_active_mgan`.
       finalizer: see `build_active_mgan`.
       seed: that of the process: M_0 is D's first state.
 
@@ -311,7 +317,7 @@ def build_active_finalizer(
     def attack_round(state, weights, rows):
         victims = tf.equal(rows.client_id, victim)
 
-        def learn():
+        def learn(found=lambda of_round: None):
             of_round = derive(root, Role.SERVER_GAN, 1 + state.round)
             isolated = _models_of(
                 victims, list(weights.non_trainable), list(rows.value), 1.0
@@ -323,9 +329,24 @@ def build_active_finalizer(
                 isolated,
                 _constant(auxiliary),
                 of_round,
+                found(of_round),
             )
 
-        return tf.cond(tf.reduce_any(victims), learn, lambda: state)
+        if find_representatives is None:
+            return tf.cond(tf.reduce_any(victims), learn, lambda: state)
+
+        def found(of_round):
+            return _found_apart(
+                attack, find_representatives, weights, victims, rows.value, of_round
+            )
+
+        def take_part():
+            # Before the attack begins the victim's model goes its way all the same.
+            started = server_gan.has_started(attack, state)
+            return tf.cond(started, lambda: learn(found), learn)
+
+        teaches = tf.reduce_any(victims) & ~tf.reduce_all(victims)
+        return tf.cond(teaches, take_part, lambda: state)
 
     def update(state, weights, after, rows):
         state = attack_round(state, weights, rows)
@@ -338,6 +359,7 @@ def build_active_finalizer(
             attack,
             derive(root, Role.SERVER_GAN, 0),
             isolated=list(model.trainable),
+            with_representatives=find_representatives is not None,
         )
 
     return lambda weights_type, observed_type: _build_finalizer(
@@ -584,6 +606,31 @@ def _of_clients(chosen: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> Labe
         tf.reshape(tf.boolean_mask(images, chosen), [-1, *shape]),
         tf.reshape(tf.boolean_mask(labels, chosen), [-1]),
     )
+
+
+def _found_apart(
+    attack: ServerGan,
+    find_representatives: FindRepresentatives,
+    weights: Any,
+    victims: tf.Tensor,
+    updates: list[tf.Tensor],
+    of_round: tf.Tensor,
+) -> Evidence:
+    """Representatives where the victim trained M_iso and the others M."""
+    watched = server_gan.watched(attack, victims, of_round)
+    among = tf.gather(victims, watched)
+    parts = []
+    for model, chosen in ((weights.non_trainable, among), (weights.trainable, ~among)):
+        rows = tf.boolean_mask(watched, chosen)
+        images, labels = find_representatives(
+            Weights(list(model), []),
+            [tf.gather(update, rows) for update in updates],
+            derive(of_round, _REPRESENTATIVES),
+        )
+        _check_found(attack, images, labels)
+        every = tf.ones([tf.shape(rows)[0]], tf.bool)
+        parts.append(_of_clients(every, images, labels))
+    return Evidence(*parts)
 
 
 def _constant(auxiliary: Labelled) -> Labelled:

@@ -35,7 +35,7 @@ from experiments.server_gan_data import Data
 from experiments.server_gan_state import attack_metrics, attack_state
 from experiments.settings import plain
 from tff_leak.attacks import representatives, server_gan
-from tff_leak.attacks.deviations import Deviations
+from tff_leak.attacks.deviations import Deviations, Mode
 from tff_leak.attacks.multitask_gan import (
     OTHER,
     VICTIM,
@@ -566,9 +566,14 @@ def _malicious(
             client_work=_client_work(settings, network),
             **shared,
         )
+    # The paper's active server finds none.
+    strengthened = settings.deviations.mode is Mode.STRENGTHENED
     return build_active_mgan(
         network,
         attack,
+        find_representatives=build_find_representatives(network, matching)
+        if strengthened
+        else None,
         client_work=_client_work(settings, carrying_isolated(network)),
         victim_in_average=settings.server is Server.ACTIVE,
         **shared,
@@ -635,8 +640,8 @@ def _inputs(
         properties.VICTIM: drawn[Arm.ATTACK][label, VICTIM],
         properties.REFERENCE: reference[:FINAL_SAMPLES],
     }
-    if settings.server is Server.PASSIVE:
-        # An active server's generator learns no identities.
+    if settings.server is Server.PASSIVE or settings.deviations.mode is not Mode.PAPER:
+        # The paper's active server has a generator that learns no identities.
         sets[properties.OTHER] = drawn[Arm.ATTACK][label, OTHER]
     if Arm.CONTROL in drawn:
         sets[properties.CONTROL] = drawn[Arm.CONTROL][label, VICTIM]

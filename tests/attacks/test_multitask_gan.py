@@ -153,15 +153,19 @@ class TestLossesByHand:
 
         def losses(**deviations):
             gan = _echo_gan(**deviations)
-            args = (WEIGHTS, self.real, fake, self.asked, None, SEED)
+            args = (WEIGHTS, self.real, fake, self.asked, evidence, SEED)
             of_d = multitask_gan.discriminator_loss(gan, *args)
-            args = (WEIGHTS, fake, self.asked, None, SEED)
+            args = (WEIGHTS, fake, self.asked, evidence, SEED)
             return float(of_d), float(multitask_gan.generator_loss(gan, *args))
 
+        evidence = self.evidence
         of_d, of_g = losses()
         of_d_spared, of_g_spared = losses(others_reality=True)
         np.testing.assert_allclose(of_d - of_d_spared, (np.log(4) - LN2) / 2, 1e-4)
         np.testing.assert_allclose(of_g - of_g_spared, (np.log(4 / 3) - LN2) / 2, 1e-4)
+        # Without evidence all are asked for as the victim's: then all are judged.
+        evidence = None
+        assert losses() == losses(others_reality=True)
 
     def test_class_means_compare_by_correlation(self):
         images = np.zeros([3, 16], np.float32)
@@ -396,6 +400,36 @@ class TestCoverage:
     def test_what_is_never_drawn_is_as_far_as_it_is(self):
         across = tf.transpose(STRIPES, [1, 0, 2])
         np.testing.assert_allclose(self._uncovered([across]), 1.0, atol=1e-6)
+
+    def test_each_is_compared_with_what_is_drawn_for_its_class_and_identity(self):
+        gan = _gan(batch_size=16, coverage=1.0)
+
+        def by_what_was_asked(weights, inputs, training):
+            # Class 0 stripes, class 1 the other way; of an other's the negative.
+            del weights, training
+            across = tf.transpose(STRIPES, [1, 0, 2])
+            label = tf.reshape(inputs[:, -2], [-1, 1, 1, 1])
+            sign = tf.reshape(2.0 * inputs[:, -1] - 1.0, [-1, 1, 1, 1])
+            return sign * tf.where(label == 0.0, STRIPES, across), []
+
+        drawer = dataclasses.replace(G, apply=by_what_was_asked)
+        across = tf.transpose(STRIPES, [1, 0, 2])
+        labels = tf.constant([0, 1])
+        victims = Labelled(tf.stack([STRIPES, across]), labels)
+        others = Labelled(-victims.images, labels)
+        swapped = Labelled(victims.images, labels[::-1])
+        for victim, other, expected in (
+            (victims, others, 0.0),
+            (others, victims, 2.0),  # identities exchanged
+            (swapped, swapped, 1.0),  # classes exchanged: at right angles
+        ):
+            found = multitask_gan._uncovered(
+                dataclasses.replace(gan, generator=drawer),
+                [],
+                Evidence(victim, other),
+                SEED,
+            )
+            np.testing.assert_allclose(found, expected, atol=1e-6)
 
     def test_g_draws_every_one_and_not_their_mean(self):
         """Their mean has half of each; to be near to both G has to draw both."""

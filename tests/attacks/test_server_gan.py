@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_leak.attacks import multitask_gan, server_gan
-from tff_leak.attacks.deviations import Deviations
+from tff_leak.attacks.deviations import STRENGTHENED, Deviations
 from tff_leak.attacks.multitask_gan import (
     OTHER,
     VICTIM,
@@ -19,7 +19,7 @@ from tff_leak.attacks.multitask_gan import (
 )
 from tff_leak.attacks.server_gan import ServerGan, Sight, initial_state
 from tff_leak.errors import InputError
-from tff_leak.models import classifiers, generators, layers
+from tff_leak.models import classifiers, discriminators, generators, layers
 from tff_leak.models.network import Weights, sequential
 
 SEED = tf.constant([5, 6])
@@ -144,6 +144,66 @@ def test_the_active_attack_neither_learns_nor_asks_identities():
     assert after.note.identity_share == 1
 
 
+def test_an_active_attack_with_representatives_learns_identities():
+    attack = _attack(of_d=5)
+    state = initial_state(
+        attack, SEED, isolated=list(SHARED), with_representatives=True
+    )
+    args = (attack, state, list(SHARED), UPDATED, AUXILIARY, SEED)
+    after = server_gan.active_round(*args, _found(0.4))
+    assert int(after.memory.filled) == 1
+    # D's head of identities, and G's embeddings of both, have moved.
+    kernels = [s.discriminator.trainable[-2] for s in (state, after)]
+    assert np.any(kernels[0][:, -1] != kernels[1][:, -1])
+    tables = [s.generator.weights.trainable[1] for s in (state, after)]
+    assert np.all(np.any(tables[0] != tables[1], axis=1))
+
+
+def test_a_round_of_all_that_strengthens_it():
+    """On digits' size, for the patches; each part of G and of the patches learns."""
+    shape = (28, 28, 1)
+    discriminator = classifiers.mlp(5, shape, hidden=4)
+    generator = generators.wang_mnist(3, 4)
+
+    def after(**changes):
+        deviations = dataclasses.replace(
+            STRENGTHENED, start_round=0, alternations=2, **changes
+        )
+        patches = discriminators.patches(shape, 4) if deviations.local_reality else None
+        gan = MultitaskGan(generator, discriminator, ADAM, ADAM, 4, deviations, patches)
+        attack = ServerGan(gan, 2, 0, 2, representatives=2, other_representatives=2)
+        state = initial_state(attack, SEED)
+        rng = np.random.default_rng(0)
+
+        def pictures(count):
+            images = rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
+            return Labelled(tf.constant(images), tf.range(count) % 3)
+
+        shared = classifiers.mlp(3, shape, hidden=4).initialize(SEED).trainable
+        sight = Sight(list(shared), list(shared), Evidence(pictures(2), pictures(2)))
+        args = (attack, state, sight, pictures(6), SEED)
+        return state, tf.function(server_gan.passive_round)(*args)
+
+    state, whole = after(coverage=1.0, consensus=1.0)
+    for before, now in (
+        (state.generator.weights.trainable, whole.generator.weights.trainable),
+        (state.patches.trainable, whole.patches.trainable),
+    ):
+        assert all(np.any(a != b) for a, b in zip(before, now, strict=True))
+        assert all(np.all(np.isfinite(part)) for part in now)
+    assert whole.chosen.score >= 0
+    for left_out in ({"local_reality": 0.0}, {"coverage": 0.0}):
+        _, without = after(**{"coverage": 1.0, "consensus": 1.0} | left_out)
+        assert any(
+            np.any(np.abs(a - b) > 1e-7)
+            for a, b in zip(
+                whole.generator.weights.trainable,
+                without.generator.weights.trainable,
+                strict=True,
+            )
+        )
+
+
 class TestMemory:
     def test_newest_first_and_of_so_many_rounds(self):
         attack = _attack(deviations=Deviations(representative_rounds=2))
@@ -188,6 +248,28 @@ class TestMemory:
         np.testing.assert_array_equal(found.labels, [*[0] * len(kept), 2])
         expected = np.stack([*(images[k] for k in kept), images[4]])
         np.testing.assert_allclose(found.images, expected, atol=1e-6)
+
+    def test_a_round_learns_from_those_that_agree_and_remembers_all(self):
+        stripes = tf.reshape(tf.repeat([1.0, -1.0], 8), SHAPE)
+        across = tf.transpose(stripes, [1, 0, 2])
+        images = tf.stack([stripes, 0.9 * stripes, across])
+        part = Labelled(images, tf.zeros([3], tf.int32))
+        kept = Labelled(images[:2], part.labels[:2])
+        heads = []
+        for share, found in ((0.6, part), (0.0, part), (0.0, kept)):
+            attack = _attack(
+                of_d=3,
+                deviations=Deviations(consensus=share),
+                representatives=len(found.labels),
+                other_representatives=len(found.labels),
+            )
+            sight = _sight()._replace(representatives=Evidence(found, found))
+            after = _passive(attack, initial_state(attack, SEED), sight)
+            assert after.memory.victim.labels.shape == found.labels.shape
+            heads.append(after.discriminator.trainable[-2])
+        some, whole, as_if = heads
+        np.testing.assert_allclose(some, as_if, atol=1e-6)
+        assert np.abs(some - whole).max() > 1e-4
 
     @pytest.mark.parametrize("others", [2, 3, 7])
     def test_of_any_number_of_others_so_many_are_kept(self, others):

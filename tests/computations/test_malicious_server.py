@@ -394,6 +394,48 @@ def test_an_active_server_before_clients_that_protect_themselves():
     assert 0 < length <= 2 * 0.1 * clip * 1.001
 
 
+def _first_weight(weights, updates, seed):
+    """Stands in for section V-E: shows the first weight of the model it was given."""
+    images, labels = _first_entries(weights, updates, seed)
+    return 0.0 * images + weights.trainable[0][0, 0], labels
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_active_server_finds_representatives_where_each_client_trained():
+    """The victim's from M_iso, the others' from M; from the attack's start on."""
+    attack = _attack()
+    deviations = Deviations(start_round=1, representative_rounds=2)
+    gan = dataclasses.replace(attack.gan, deviations=deviations)
+    process = build_active_mgan(
+        CLASSIFIER,
+        dataclasses.replace(attack, gan=gan),
+        victim=VICTIM,
+        auxiliary=AUXILIARY,
+        find_representatives=_first_weight,
+        training=TRAINING,
+        seed=3,
+    )
+    state, _ = _run(process, _clients())
+    assert state.finalizer.attack.memory.filled == 0
+    # Before the attack's start M_iso is what the victim made of it all the same.
+    first = process.initialize().global_model_weights.trainable
+    update = _by_hand(first, _datasets()[1])
+    isolated = state.global_model_weights.non_trainable
+    for before, move, found in zip(first, update, isolated, strict=True):
+        np.testing.assert_allclose(found, before - move, atol=2e-6)
+    weights = state.global_model_weights
+    state, _ = process.next(state, _clients())
+    memory = state.finalizer.attack.memory
+    assert memory.filled == 1
+    shown = [float(w[0][0, 0]) for w in (weights.non_trainable, weights.trainable)]
+    assert abs(shown[0] - shown[1]) > 1e-4
+    np.testing.assert_allclose(memory.victim.images[:2, 0, 0, 0], shown[0], atol=1e-6)
+    np.testing.assert_allclose(memory.other.images[:3, 0, 0, 0], shown[1], atol=1e-6)
+    # Without others there is nothing to tell the victim from.
+    alone, _ = process.next(state, _clients((VICTIM,)))
+    assert _same(alone.finalizer.attack, state.finalizer.attack)
+
+
 @pytest.mark.usefixtures("in_process")
 def test_d_goes_on_from_what_the_victim_made_of_it():
     """Without steps of D, M_iso is the victim's own local model, round after round."""

@@ -39,7 +39,8 @@ applications", 2000). Six searches spend an effort on it:
   is nearly that key.
 
 For the last two r_j are those of the fetches so far, each divided by its length, and no
-picture is looked at. The attack is then that of `client_gan`, aimed at the key that was found.
+picture is looked at. The attack is then that of `client_gan`, aimed at the key that was
+found.
 
 What came of it (digits, d = 1024, two participants, seed 1, 70 rounds): EMBEDDINGS
 found a key with the product .44 with that of a digit of the victim, and the judge took
@@ -350,9 +351,9 @@ def build_key_search(
     if search.method.reads_parameters and last != tuple(network.output_shape):
         raise InputError(
             f"the last parameters of {network.name} are of shape {last}: expected "
-            f"{tuple(network.output_shape)} for {search.method.value}, which reads what "
-            "is added to embeddings; choose another method, or build the network with "
-            "key_embedding"
+            f"{tuple(network.output_shape)} for {search.method.value}, which reads "
+            "what is added to embeddings; choose another method, or build the network "
+            "with key_embedding"
         )
 
     def apply(state: SearchState, download: Download, data: LocalData, seed: tf.Tensor):

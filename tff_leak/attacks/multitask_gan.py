@@ -286,7 +286,8 @@ def discriminator_loss(
     else:
         pictures = [real.images, fake, evidence.victim.images, evidence.other.images]
     of_real, of_fake, *of_clients = _answers(gan, weights, pictures, seed)
-    loss = reality_loss(of_real.reality, of_fake.reality, _judged(deviations, asked))
+    judged = _judged(deviations, asked, evidence)
+    loss = reality_loss(of_real.reality, of_fake.reality, judged)
     if deviations.auxiliary_category:
         loss += deviations.auxiliary_category * cross_entropy(
             of_real.category, real.labels
@@ -340,7 +341,8 @@ def generator_loss(
     """
     [of_fake] = _answers(gan, weights, [fake], seed)
     loss = cross_entropy(of_fake.category, asked.category)
-    loss += binary_cross_entropy(of_fake.reality, 1.0, _judged(gan.deviations, asked))
+    judged = _judged(gan.deviations, asked, evidence)
+    loss += binary_cross_entropy(of_fake.reality, 1.0, judged)
     if gan.deviations.variety:
         loss += gan.deviations.variety * _sameness(fake, asked, spread)
     if evidence is None:
@@ -688,9 +690,14 @@ def _finite_or_none(gradients: Tensors) -> Tensors:
     return [tf.where(finite, part, 0.0) for part in gradients]
 
 
-def _judged(deviations: Deviations, asked: Asked) -> tf.Tensor | None:
-    """Which fakes D_real judges: float32 `[n]`, or None for all."""
-    if not deviations.others_reality:
+def _judged(
+    deviations: Deviations, asked: Asked, evidence: Evidence | None
+) -> tf.Tensor | None:
+    """Which fakes D_real judges: float32 `[n]`, or None for all.
+
+    Without evidence all are asked for as the victim's, and none would be.
+    """
+    if not deviations.others_reality or evidence is None:
         return None
     return tf.cast(tf.equal(asked.identity, OTHER), tf.float32)
 

@@ -5,7 +5,8 @@ Algorithm 1 and sections V-C and V-D, one function a round:
     passive   D <- M_t + u_t^v;  representatives X_k of all clients;
               D learns X_aux from G(z) and X_v from the others' X_k;  G learns from D
     active    the victim trains D itself, M^iso;  D learns X_aux from G(z);
-              G learns from D;  no identities, no representatives
+              G learns from D;  no identities, no representatives (unless the server
+              finds some, which the paper's does not: then as in the passive attack)
 
 The GAN is `multitask_gan.py`, what the strengthened attack changes `deviations.py`.
 Pure TensorFlow, without TFF: `computations/malicious_server.py` puts it in a server.
@@ -190,6 +191,7 @@ def initial_state(
     seed: tf.Tensor,
     *,
     isolated: Tensors | None = None,
+    with_representatives: bool | None = None,
 ) -> State:
     """Returns the server's state before the first round.
 
@@ -198,7 +200,11 @@ def initial_state(
       seed: int32 `[2]`.
       isolated: for the active attack M_0, which D starts as (section V-D): the
         classifier's trainable weights.
+      with_representatives: whether rounds come with some, which are remembered; None:
+        of the passive attack's.
     """
+    if with_representatives is None:
+        with_representatives = isolated is None
     gan, deviations = attack.gan, attack.gan.deviations
     discriminator = gan.discriminator.initialize(derive(seed, _INITIAL))
     discriminator = Weights(
@@ -207,7 +213,7 @@ def initial_state(
     if isolated is not None:
         discriminator = with_classifier(discriminator, isolated)
     generator = multitask_gan.initial_generator(gan, seed)
-    rounds = deviations.representative_rounds if isolated is None else 0
+    rounds = deviations.representative_rounds if with_representatives else 0
     chosen = list(generator.weights.trainable) if deviations.choose_snapshot else []
     zero, none = tf.constant(0.0), tf.constant(0, tf.int32)
     return State(
@@ -242,22 +248,17 @@ def passive_round(
       auxiliary: its own pictures, X_aux; the labels are used by deviations only.
       seed: int32 `[2]`, of this round.
     """
-    found = sight.representatives
-    if attack.gan.deviations.match_greys:
-        found = _with_greys(found, auxiliary)
-    memory = _remember(attack, state.memory, found, seed)
-    evidence = _recall(attack, memory)
-    if attack.gan.deviations.consensus:
-        evidence = Evidence(*(_agreeing(attack, part) for part in evidence))
+    memory, evidence = _learnt_from(
+        attack, state.memory, sight.representatives, auxiliary, seed
+    )
     state = state._replace(
         memory=memory,
         discriminator=with_classifier(state.discriminator, sight.victim),
     )
     explained = None
     if attack.gan.deviations.explained:
-        explained = Explained(
-            list(sight.shared), list(sight.update), found.victim.labels
-        )
+        labels = sight.representatives.victim.labels
+        explained = Explained(list(sight.shared), list(sight.update), labels)
     return _attack_unless_over(
         attack, state, sight.shared, evidence, auxiliary, seed, explained
     )
@@ -270,6 +271,7 @@ def active_round(
     isolated: Tensors,
     auxiliary: Labelled,
     seed: tf.Tensor,
+    found: Evidence | None = None,
 ) -> State:
     """One round of section V-D; the victim's next model is `as_classifier(D)`.
 
@@ -280,9 +282,15 @@ def active_round(
       isolated: M_t^iso plus the victim's update: what the victim made of D.
       auxiliary: see `passive_round`.
       seed: int32 `[2]`, of this round.
+      found: representatives of the victim and of others; None: D learns no identities,
+        as in the paper.
     """
+    evidence = None
+    if found is not None:
+        memory, evidence = _learnt_from(attack, state.memory, found, auxiliary, seed)
+        state = state._replace(memory=memory)
     state = state._replace(discriminator=with_classifier(state.discriminator, isolated))
-    return _attack_unless_over(attack, state, shared, None, auxiliary, seed, None)
+    return _attack_unless_over(attack, state, shared, evidence, auxiliary, seed, None)
 
 
 def has_started(attack: ServerGan, state: State) -> tf.Tensor:
@@ -557,6 +565,24 @@ def _with_greys(found: Evidence, auxiliary: Labelled) -> Evidence:
     )
 
 
+def _learnt_from(
+    attack: ServerGan,
+    memory: Memory,
+    found: Evidence,
+    auxiliary: Labelled,
+    seed: tf.Tensor,
+) -> tuple[Memory, Evidence]:
+    """Remembers what a round found; and what of the memory D and G learn from."""
+    deviations = attack.gan.deviations
+    if deviations.match_greys:
+        found = _with_greys(found, auxiliary)
+    memory = _remember(attack, memory, found, seed)
+    evidence = _recall(attack, memory)
+    if deviations.consensus:
+        evidence = Evidence(*(_agreeing(attack, part) for part in evidence))
+    return memory, evidence
+
+
 def _remember(
     attack: ServerGan, memory: Memory, found: Evidence, seed: tf.Tensor
 ) -> Memory:
@@ -596,7 +622,7 @@ def _agreeing(attack: ServerGan, part: Labelled) -> Labelled:
         tf.reduce_sum(tf.cast(m, tf.float32), axis=1) for m in (nearer, alike)
     )
     return Labelled(
-        *(tf.boolean_mask(values, rank < share * number) for values in part)
+        *(tf.boolean_mask(values, rank < share * number - 1e-4) for values in part)
     )
 
 
