@@ -134,9 +134,11 @@ def client_state_maker(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfflineEvaluator:
-    """Who is given all keys after the training, and measures with them.
+    """Who has all keys, outside the federation, and measures with them.
 
-    Nothing in the federation gets to see what it computes.
+    A real one would be given them after the training only; this one looks after every
+    turn, for curves over rounds. Nothing in the federation gets to see what it
+    computes, and no run is stopped by it.
 
     Attributes:
       network: the embedding.

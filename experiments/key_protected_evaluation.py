@@ -2,7 +2,8 @@
 
 An attack with a random key has no target. Its score is then the largest over the
 classes that honest participants hold, and so is its control's: the largest of several
-is above their mean even where nothing leaked.
+is above their mean even where nothing leaked. Classes that other adversaries hold are
+victims', too: of those the judge's share is told (`elsewhere`).
 """
 
 import csv
@@ -15,6 +16,7 @@ import numpy as np
 
 from experiments.dssgd_arm import ArmState, mean_over_rounds
 from experiments.evaluation import build_judge
+from experiments.federation import Federation
 from experiments.key_federation import overlap
 from experiments.key_protected_program import (
     Data,
@@ -24,15 +26,20 @@ from experiments.key_protected_program import (
     draw,
     honest_classes,
 )
+from experiments.report_parts import metrics_rows, series_of
 from experiments.run_clock import RunClock
 from tff_leak.attacks.client_transform import only_row
+from tff_leak.data.sources import Examples
 from tff_leak.metrics import score
+from tff_leak.metrics.identity import evaluate_identity
 from tff_leak.metrics.judge import Judge
 from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
 from tff_leak.runtime.reconstructions import write_reconstructions
 from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
 
 FINAL_SAMPLES = 200
+TRAINED = 0.97
+"""Accuracy on everybody's own classes at which the paper stops (figure 6)."""
 # Candidates of the floor that need no control run.
 _FLOOR = ("blank", "other_class_means", "other_class_images")
 
@@ -159,6 +166,7 @@ def _evaluate_attacks(
         for name, arm in federations.items()
     }
     steps = mean_over_rounds(directory.metrics_csv, "generator_steps")
+    least = series_of(metrics_rows(directory), federations, "own_accuracy_least")
     attacks = []
     for name, arm in federations.items():
         if arm.is_control:
@@ -171,6 +179,7 @@ def _evaluate_attacks(
                 **arm.evaluator.measure(states[name]),
                 "generator_steps": steps[name],
                 "control_generator_steps": steps.get(arm.control),
+                "trained_round": _first_round(*least[name]),
                 **figures,
             }
         )
@@ -242,15 +251,78 @@ def _score(
             some, judge, foreground=foreground, window=window, seed=seed
         )
 
-    found = evaluate_some(inputs)
-    for one, entry in zip(found["targets"], entries, strict=True):
-        one["adversary"] = entry.adversary
     if arm.guess.aimed:
-        return found | {"largest": None}
-    largest = {name: _largest(found["targets"], name) for name in ("attack", "control")}
+        found = evaluate_some(inputs)
+        for one, entry in zip(found["targets"], entries, strict=True):
+            one["adversary"] = entry.adversary
+        return found | {"largest": None, "identity": _identity(data, inputs, window)}
+    # Each by itself: pooled figures of the best are then of the same draws.
+    apart = [evaluate_some([one]) for one in inputs]
+    targets = [
+        found["targets"][0] | {"adversary": entry.adversary}
+        for found, entry in zip(apart, entries, strict=True)
+    ]
+    largest = {name: _largest(targets, name) for name in ("attack", "control")}
     best = largest["attack"]["entry"]
-    pooled = evaluate_some([inputs[best]])["pooled"]
-    return {"targets": [found["targets"][best]], "pooled": pooled, "largest": largest}
+    return {
+        "targets": [targets[best]],
+        "pooled": apart[best]["pooled"],
+        "largest": largest,
+        "elsewhere": {
+            "attack": _elsewhere(federation, drawn[arm.name], judge),
+            "control": _elsewhere(federation, controls, judge),
+        },
+        "identity": _identity(data, inputs, window),
+    }
+
+
+def _identity(
+    data: Data, inputs: Sequence[TargetInputs], window: tuple[int, int]
+) -> dict[str, Any] | None:
+    """Whom the samples show; None where classes are no people."""
+    if not data.source.shows_people:
+        return None
+    gallery = Examples.concatenate([*data.federation.data, data.judge])
+    return evaluate_identity(inputs, gallery, window=window)
+
+
+def _elsewhere(
+    federation: Federation, samples: Mapping[int, np.ndarray], judge: Judge
+) -> dict[str, Any] | None:
+    """What the judge says that adversaries' pictures show of others' classes.
+
+    Returns:
+      The largest share of one adversary's pictures that the judge takes for one class
+      that it does not hold itself, with `adversary` and `class`; None without pictures
+      or such classes.
+    """
+    rows = []
+    for adversary, images in samples.items():
+        own = set(federation.data[adversary].labels.tolist())
+        others = sorted(
+            {int(label) for part in federation.data for label in part.labels} - own
+        )
+        answers = np.argmax(judge.probabilities(images), axis=1)
+        answers = np.where(judge.rejected(images), -1, answers)
+        rows += [
+            {
+                "adversary": adversary,
+                "class": label,
+                "judge_share": float(np.mean(answers == label)),
+            }
+            for label in others
+        ]
+    return max(rows, key=lambda row: row["judge_share"], default=None)
+
+
+def _first_round(rounds: Sequence[int], accuracies: Sequence[float]) -> int | None:
+    """The first round after which everybody is trained; None: there was none."""
+    reached = (
+        number
+        for number, accuracy in zip(rounds, accuracies, strict=True)
+        if accuracy >= TRAINED
+    )
+    return next(reached, None)
 
 
 def _largest(targets: Sequence[Mapping], name: str) -> dict[str, Any] | None:

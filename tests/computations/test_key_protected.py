@@ -90,14 +90,15 @@ class TestProtocol:
     def test_the_server_learns_of_keys_through_uploads_only(self):
         process = build_key_protected(SMALL, upload_aggregator=_Nothing())
         summing = build_key_protected(SMALL)
-        ends, sums = [], []
+        ends, sums, told = [], [], []
         for stream in (1, 2):
             keys = draw_keys(2, 3, tf.constant([stream, 0])).numpy()
             server = process.initialize()
             states = [_small_client(server, 0, keys)]
             for _ in range(2):
-                server, states, _ = process.next(server, [_small_data()], states)
+                server, states, metrics = process.next(server, [_small_data()], states)
             ends.append(server)
+            told.append(metrics)
             start = summing.initialize()
             start, _, _ = summing.next(
                 start, [_small_data()], [_small_client(start, 0, keys)]
@@ -105,6 +106,9 @@ class TestProtocol:
             sums.append(start)
         for one, other in zip(*(tf.nest.flatten(end) for end in ends), strict=True):
             np.testing.assert_array_equal(one, other)
+        # Of what the server is told only the loss, which is the mean score, is of keys.
+        names = {name for name in told[0] if told[0][name] != told[1][name]}
+        assert names == {"loss"}
         # With uploads there is a difference, so that the test could have failed.
         assert np.any(sums[0].parameters != sums[1].parameters)
 

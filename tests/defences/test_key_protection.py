@@ -351,6 +351,11 @@ class TestTraining:
         shared = self._start() + negative
         trained = self._train(self.settings, shared)
         assert np.all(np.isfinite(trained.parameters))
+        # As from moments of 0: nothing leaps.
+        as_zero = self._train(
+            self.settings, self._start() + tf.concat([tf.zeros([27]), [5.0]], axis=0)
+        )
+        np.testing.assert_allclose(trained.parameters, as_zero.parameters, atol=1e-6)
 
 
 def test_the_streams_of_keys_and_guesses_have_roles_of_their_own():

@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -300,6 +301,57 @@ def finished(tmp_path_factory):
     return path, experiment, states, found.summary
 
 
+def _one(target, adversary, attack, control, floor, reference=1.0):
+    floors = {"blank": 0.0, "other_class_means": floor, "other_class_images": 0.1}
+    return {
+        "target": target,
+        "adversary": adversary,
+        "attack": {"ssim": attack, "judge_share": 0.1 * target},
+        "control": {"ssim": control, "judge_share": 0.0},
+        "floor": floors | {"control": 9.0},
+        "reference": {"ssim": reference},
+    }
+
+
+def test_the_class_that_is_shown_best_by_hand():
+    targets = [
+        _one(1, 4, attack=0.6, control=0.2, floor=0.2),  # (.6 - .2) / .8
+        _one(2, 4, attack=0.7, control=0.65, floor=0.5),  # (.7 - .5) / .5
+        _one(3, 5, attack=0.4, control=0.4, floor=0.0, reference=0.9),  # .3 / .8
+    ]
+    found = evaluation._largest(targets, "attack")
+    assert (found["class"], found["adversary"], found["entry"]) == (1, 4, 0)
+    assert found["recovered"] == pytest.approx(0.5)
+    assert found["judge_share_largest"] == pytest.approx(0.3)
+    # The control's best is another class, and its own is no part of a floor.
+    control = evaluation._largest(targets, "control")
+    assert (control["class"], control["recovered"]) == (3, pytest.approx(0.375))
+    assert evaluation._largest([targets[0] | {"control": None}], "control") is None
+
+
+def test_pictures_of_another_adversarys_classes_are_told():
+    class ByShade:
+        """Takes a picture for the class of its shade; rejects shade 9."""
+
+        def probabilities(self, images):
+            return np.eye(10)[images[:, 0].astype(int) % 9]
+
+        def rejected(self, images):
+            return images[:, 0] == 9
+
+    def holds(*labels):
+        return types.SimpleNamespace(labels=np.array(labels))
+
+    federation = types.SimpleNamespace(data=[holds(0, 1), holds(2, 2), holds(3)])
+    samples = {
+        1: np.array([[2.0], [2], [3], [3], [0]]),  # its own do not count
+        2: np.array([[1.0], [9], [9], [9], [9]]),  # those of shade 9 would be of 0
+    }
+    found = evaluation._elsewhere(federation, samples, ByShade())
+    assert found == {"adversary": 1, "class": 3, "judge_share": 0.4}
+    assert evaluation._elsewhere(federation, {}, ByShade()) is None
+
+
 class TestAttack:
     def test_controls_lack_what_is_aimed_at(self, finished):
         federations = finished[1].federations
@@ -365,9 +417,25 @@ class TestAttack:
         assert known["largest"] is None
         assert [one["target"] for one in known["targets"]] == [1]
         largest = searched["largest"]
-        assert largest["attack"]["class"] in (0, 1)
-        assert largest["control"]["class"] in (0, 1)
         assert searched["targets"][0]["target"] == largest["attack"]["class"]
+        # What is pooled is the class shown best, of the same draws.
+        [one] = searched["targets"]
+        for name in ("ssim", "judge_share"):
+            assert one["attack"][name] == searched["pooled"]["attack"][name]
+        assert one["attack"]["ssim"] == largest["attack"]["ssim"]
+        assert searched["elsewhere"]["attack"]["class"] in (0, 1)
+        assert known["identity"] is None and searched["identity"] is None
+
+    def test_when_everybody_was_trained(self, finished):
+        path, _, _, summary = finished
+        with open(path / "metrics.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for attack in summary["attacks"]:
+            least = [float(row[f"{attack['arm']}/own_accuracy_least"]) for row in rows]
+            trained = [i for i, value in enumerate(least, start=1) if value >= 0.97]
+            assert attack["trained_round"] == (trained[0] if trained else None)
+        assert evaluation._first_round([1, 2, 3], [0.9, 0.97, 0.5]) == 2
+        assert evaluation._first_round([1], [0.9]) is None
 
     def test_reconstructions_claim_and_report(self, finished):
         path, _, _, summary = finished

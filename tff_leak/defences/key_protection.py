@@ -405,9 +405,10 @@ def _adam_step(
     parameters, first, second, count = adam
     count += 1.0
     first = settings.beta_1 * first + (1.0 - settings.beta_1) * gradient
-    second = settings.beta_2 * second + (1.0 - settings.beta_2) * gradient**2
-    # Uploads of a cohort are summed: shrinking moments may so go below 0.
+    # Uploads of a cohort are summed: shrinking moments may so go below 0. What this
+    # step adds stays, as a root of 0 below the first moment would be a leap.
     second = tf.maximum(second, 0.0)
+    second = settings.beta_2 * second + (1.0 - settings.beta_2) * gradient**2
     mean = first / (1.0 - settings.beta_1**count)
     square = second / (1.0 - settings.beta_2**count)
     parameters -= settings.learning_rate * mean / (tf.sqrt(square) + settings.epsilon)
