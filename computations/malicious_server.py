@@ -100,6 +100,9 @@ def build_passive_mgan(
       client_work: replaces the clients' part and, with it, `training`; e.g. one with
         differential privacy (`computations.defended_fed_avg`).
       model_aggregator: how updates are joined; None is the mean weighted by examples.
+        The server sees rows as they enter it: what it does to them before they are
+        summed (clipping, zeroing), though TFF may let the clients do it, hides nothing
+        here. For a defence of the clients give `client_work`.
       finalizer: builds the honest one; None is SGD with rate 1.
       seed: of the initial model, and of the attack.
 

@@ -234,6 +234,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     """
     _check_defences(settings.defences)
     _check_explained(settings)
+    _check_paper(settings)
     if Arm.ATTACK not in settings.arms:
         names = ",".join(arm.value for arm in settings.arms)
         raise InputError(f"--arms is {names!r}: expected attack among them; add it")
@@ -615,6 +616,20 @@ def _check_explained(settings: Settings) -> None:
             "expected the victim's training to be followed; give e.g. "
             "--matching=unrolled_steps=50"
         )
+
+
+def _check_paper(settings: Settings) -> None:
+    """What is called the paper's attack finds representatives as the paper does."""
+    if settings.deviations.mode is not Mode.PAPER:
+        return
+    given = {**settings.matching, **settings.attack}
+    for name in ("unrolled_steps", "background", "other_clients"):
+        if given.get(name):
+            raise InputError(
+                f"{name} is {given[name]} with --mode=paper: expected it with "
+                "--mode=strengthened alone, as it is not in the paper; change the mode, "
+                "or leave it out"
+            )
 
 
 def _check_defences(defences: Defences) -> None:

@@ -384,6 +384,33 @@ def test_g_may_be_told_what_its_pictures_teach(tmp_path):
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("server", [program.Server.ACTIVE, program.Server.ACTIVE_APART])
+def test_an_active_server_finds_representatives_if_strengthened(tmp_path, server):
+    for deviations, found in ((Deviations(), 0), (Deviations(class_means=1.0), 1)):
+        settings = _settings(
+            rounds=1,
+            arms=[program.Arm.ATTACK],
+            server=server,
+            deviations=deviations,
+            matching={"images": 3, "iterations": 1},
+        )
+        data = _data()
+        experiment = program.build_experiment(settings, data)
+        path = tmp_path / f"{server.value}_{found}"
+        with RunDirectory.open(path, {"test": True}) as directory:
+            state = attack_state(_train(experiment, directory)[program.Arm.ATTACK])
+        assert int(state.memory.filled) == found
+        drawn = {
+            program.Arm.ATTACK: {
+                (label, identity): np.zeros([2, *data.source.image_shape], np.float32)
+                for label in data.held
+                for identity in (0, 1)
+            }
+        }
+        sets = program._inputs(settings, data, data.held[0], drawn, state).sets
+        assert ("other" in sets) == bool(found)
+
+
 def test_settings_that_came_later_are_written_down_if_given():
     """A run from before there were these goes on with a configuration without them."""
     given = {"unrolled_steps": 20, "unrolled_batches": 2, "background": 0.1}
@@ -449,6 +476,17 @@ class TestVerdict:
                 "matching": {"images": 3, "unrolled_steps": 2},
             },
             "explained is 1.0 with --server=active: expected a passive server",
+        ),
+        (
+            {
+                "deviations": Deviations(),
+                "matching": {"images": 3, "unrolled_steps": 2},
+            },
+            "unrolled_steps is 2 with --mode=paper: expected it with --mode=strength",
+        ),
+        (
+            {"deviations": Deviations(), "attack": {"other_clients": 1}},
+            "other_clients is 1 with --mode=paper: expected it with --mode=strength",
         ),
         ({"attack": {"other_clients": -1}}, "other_clients is -1: expected at least 1"),
         ({"matching": {"images": 0}}, "images is 0: expected at least 1"),
