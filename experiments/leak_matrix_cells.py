@@ -303,8 +303,8 @@ def _server_gan_training(noise: str) -> tuple[str, ...]:
 
 
 # In federated averaging of the client GAN, whose rate is .4 without a defence. Seed 0:
-# noise .1 .76 at .4, .85 at 1; noise .6 .72 at .4, .80 at 1, .80 at 3; noise 2 .48 at .4,
-# .17 at 2. Noise 1.1 and 4 were not tried. User-level DP keeps .96 at the rate without.
+# noise .1 .76 at .4, .85 at 1; noise .6 .72 at .4, .80 at 1, .80 at 3; noise 2 .48 at
+# .4, .17 at 2. Noise 1.1 and 4 were not tried. User-level DP keeps .96 at the rate without.
 _AVERAGING_RATES = dict.fromkeys(
     ("0.1", "0.6"), ("--training=learning_rate=1,batch_size=32",)
 )

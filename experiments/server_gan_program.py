@@ -627,8 +627,8 @@ def _check_paper(settings: Settings) -> None:
         if given.get(name):
             raise InputError(
                 f"{name} is {given[name]} with --mode=paper: expected it with "
-                "--mode=strengthened alone, as it is not in the paper; change the mode, "
-                "or leave it out"
+                "--mode=strengthened alone, as it is not in the paper; change the "
+                "mode, or leave it out"
             )
 
 
