@@ -142,10 +142,10 @@ def _commands():
 @pytest.mark.parametrize(
     "module, count",
     [
-        (cells.CLIENT_GAN, 78),
+        (cells.CLIENT_GAN, 80),
         (cells.KEY_PROTECTED, 8),
         (cells.SERVER_GAN, 10),
-        (cells.UPDATE_ATTACKS, 104),
+        (cells.UPDATE_ATTACKS, 110),
     ],
 )
 def test_binaries_read_the_commands_of_their_cells(module, count):
