@@ -149,6 +149,9 @@ def _comparison(
     header = ["attack", "class", "recovered", "reached", "judge share", "control's"]
     header += ["recovered, largest", "control's, largest", "product with nearest key"]
     header += ["with the next one", "accuracy, all keys", "own keys"]
+    header += ["all trained", "judge share, any class"]
+    if attacks[0]["identity"]:
+        header += ["right person nearest", "control's"]
     rows = [_row(attack) for attack in attacks]
     pictures = []
     for key, axis in (("distance", "distance of the guess"), ("effort", "effort")):
@@ -166,8 +169,11 @@ def _comparison(
             pictures.append((f"recovered over the {axis}", figures.png(drawn)))
     text = (
         "Known: the adversary has the target's key (the positive control). A number is "
-        "the distance of its guess from that key. Best, ascent, embeddings and drift "
-        f"are searches with their effort a turn. {_LARGEST_TEXT}"
+        "the distance of its guess from that key. Best, ascent, embeddings, drift, "
+        "weights and moments are searches with their effort a turn. All trained: the "
+        "first round after which everybody has 97% on its own classes, where the paper "
+        "stops. Judge share, any class: of the class that the judge names most among "
+        f"all that the adversary does not hold itself. {_LARGEST_TEXT}"
     )
     tables = [("Attacks", header, rows)]
     return html.Section("Guesses compared", text, figures=pictures, tables=tables)
@@ -196,6 +202,26 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
         nearest["rival"],
         attack["task_accuracy"],
         attack["own_accuracy"],
+        attack["trained_round"] or "not yet",
+        *_elsewhere(attack),
+        *_people(attack["identity"]),
+    ]
+
+
+def _elsewhere(attack: Mapping[str, Any]) -> list[object]:
+    if not attack["largest"]:
+        return [""]
+    found = attack["elsewhere"]["attack"]
+    return [f"{found['judge_share']:.2f} ({found['class']})" if found else ""]
+
+
+def _people(identity: Mapping[str, Any] | None) -> list[object]:
+    if not identity:
+        return []
+    pooled = identity["pooled"]
+    return [
+        pooled["attack"],
+        "not run" if pooled["control"] is None else pooled["control"],
     ]
 
 

@@ -40,6 +40,7 @@ from tff_leak.data import partition, sources
 from tff_leak.data.sources import Examples
 from tff_leak.defences.key_protection import KeyDistribution, KeyTraining
 from tff_leak.errors import InputError
+from tff_leak.metrics.reconstruction import TargetInputs
 from tff_leak.models import layers
 from tff_leak.models.network import flatten, sequential
 from tff_leak.report import results
@@ -350,6 +351,36 @@ def test_pictures_of_another_adversarys_classes_are_told():
     found = evaluation._elsewhere(federation, samples, ByShade())
     assert found == {"adversary": 1, "class": 3, "judge_share": 0.4}
     assert evaluation._elsewhere(federation, {}, ByShade()) is None
+
+
+def test_faces_are_asked_whom_they_show():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (6, 16, 16, 1)).astype(np.float32)
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int32)
+    people = Examples(images, labels)
+    one = TargetInputs(
+        target=1,
+        attack=images[[2, 3, 4]],
+        control=images[[0, 5]],
+        private=images[2:4],
+        others=images[:2],
+        heldout=Examples(0.9 * images + 0.05, labels),
+    )
+
+    def found(shows_people):
+        data = types.SimpleNamespace(
+            source=types.SimpleNamespace(shows_people=shows_people),
+            federation=types.SimpleNamespace(data=[people.take(range(4))]),
+            judge=people.take(range(4, 6)),
+        )
+        return evaluation._identity(data, [one], (16, 16))
+
+    pooled = found(True)["pooled"]
+    assert pooled["attack"] == pytest.approx(2 / 3)
+    assert pooled["control"] == 0.0
+    shares = key_protected_report._people(found(True))
+    assert shares == [pooled["attack"], 0.0]
+    assert found(False) is None and key_protected_report._people(None) == []
 
 
 class TestAttack:
