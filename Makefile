@@ -12,7 +12,7 @@ export PYTHON
 # A virtual environment whose Python has gone is set up anew.
 $(shell test -x $(RUN) || rm -f $(STAMP))
 
-.PHONY: help demo test gpu lint lock bench bench-pfl-env bazel-test clean
+.PHONY: help demo test gpu ray lint lock bench bench-pfl-env bazel-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make bazel-test  run the tests with Bazel'
 	@echo 'make bench       measure speed, 10 minutes (ARGS=--only=a,c for some)'
 	@echo 'make gpu         add the CUDA libraries that TensorFlow needs on an NVIDIA GPU'
+	@echo 'make ray         add Ray, for leak matrices on a cluster and the tests of it'
 	@echo 'make lock        make requirements.lock anew (ARGS=--upgrade for newer versions)'
 	@echo 'make clean       remove .venv and what tools have cached (runs/ stays)'
 
@@ -37,6 +38,9 @@ test: $(STAMP)
 
 gpu: $(STAMP)
 	$(RUN) -m pip install --require-hashes --no-deps -r requirements-gpu.lock
+
+ray: $(STAMP)
+	$(RUN) -m pip install --require-hashes --no-deps -r requirements-ray.lock
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes requirements.lock from requirements.in and requirements.overrides, and
-# requirements-gpu.lock from requirements-gpu.in. Versions already in the lock are kept
+# requirements-gpu.lock and requirements-ray.lock from their .in files. Versions already in the lock are kept
 # where they still fit; --upgrade takes newer ones.
 set -eu
 cd "$(dirname "$0")/.."
@@ -19,8 +19,10 @@ fi
     --only-binary :all: --no-binary promise \
     --generate-hashes --no-header --no-annotate --quiet \
     --output-file requirements.lock "$@"
-# What it needs beside itself is in requirements.lock.
-"$uv" pip compile requirements-gpu.in --no-deps \
-    --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
-    --only-binary :all: --generate-hashes --no-header --no-annotate --quiet \
-    --output-file requirements-gpu.lock "$@"
+# What they need beside themselves is in requirements.lock.
+for extra in gpu ray; do
+    "$uv" pip compile "requirements-$extra.in" --no-deps \
+        --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+        --only-binary :all: --generate-hashes --no-header --no-annotate --quiet \
+        --output-file "requirements-$extra.lock" "$@"
+done
