@@ -348,8 +348,18 @@ def build_active_finalizer(
             started = server_gan.has_started(attack, state)
             return tf.cond(started, lambda: learn(found), learn)
 
-        teaches = tf.reduce_any(victims) & ~tf.reduce_all(victims)
-        return tf.cond(teaches, take_part, lambda: state)
+        def pass_on():
+            # Without others nothing tells the victim's; M_iso is what it made of it.
+            isolated = _models_of(
+                victims, list(weights.non_trainable), list(rows.value), 1.0
+            )
+            discriminator = server_gan.with_classifier(state.discriminator, isolated)
+            return state._replace(discriminator=discriminator)
+
+        def with_the_victim():
+            return tf.cond(tf.reduce_all(victims), pass_on, take_part)
+
+        return tf.cond(tf.reduce_any(victims), with_the_victim, lambda: state)
 
     def update(state, weights, after, rows):
         state = attack_round(state, weights, rows)

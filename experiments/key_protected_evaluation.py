@@ -9,7 +9,7 @@ victims', too: of those the judge's share is told (`elsewhere`).
 import csv
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -256,6 +256,20 @@ def _score(
         for one, entry in zip(found["targets"], entries, strict=True):
             one["adversary"] = entry.adversary
         return found | {"largest": None, "identity": _identity(data, inputs, window)}
+    return _best_shown(data, arm, drawn, judge, entries, inputs, evaluate_some, window)
+
+
+def _best_shown(
+    data: Data,
+    arm: KeyArm,
+    drawn: Mapping[str, Mapping[int, np.ndarray]],
+    judge: Judge,
+    entries: Sequence[Entry],
+    inputs: Sequence[TargetInputs],
+    evaluate_some: Callable[[Sequence[TargetInputs]], dict[str, Any]],
+    window: tuple[int, int],
+) -> dict[str, Any]:
+    """The figures of an attack without a target: of the class that it shows best."""
     # Each by itself: pooled figures of the best are then of the same draws.
     apart = [evaluate_some([one]) for one in inputs]
     targets = [
@@ -264,15 +278,19 @@ def _score(
     ]
     largest = {name: _largest(targets, name) for name in ("attack", "control")}
     best = largest["attack"]["entry"]
+    identity = _identity(data, [inputs[best]], window)
+    if identity and largest["control"]:
+        of_control = _identity(data, [inputs[largest["control"]["entry"]]], window)
+        identity["pooled"]["control"] = of_control["pooled"]["control"]
     return {
         "targets": [targets[best]],
         "pooled": apart[best]["pooled"],
         "largest": largest,
         "elsewhere": {
-            "attack": _elsewhere(federation, drawn[arm.name], judge),
-            "control": _elsewhere(federation, controls, judge),
+            name: _elsewhere(data.federation, drawn.get(of, {}), judge)
+            for name, of in (("attack", arm.name), ("control", arm.control))
         },
-        "identity": _identity(data, inputs, window),
+        "identity": identity,
     }
 
 

@@ -131,13 +131,15 @@ def _attack_verdict(cells: Cells) -> tuple[str, str]:
     if _stops(bare):
         return f"{begin}, so these runs say nothing about defences.", "undefined"
     begin += f", at a task accuracy of {accuracy:.2f}."
+    lost = [cell for cell in cells if cell["status"] == Status.FAILED.value]
+    if lost:
+        names = "; ".join(cell["defence_title"] for cell in lost)
+        begin += f" Not known, as a run failed: {names}."
     if not measured:
         return f"{begin} No defence was measured.", "undefined"
     through = {c["family"] for c in measured.values() if not _stops(c)}
     # One failed adversary of a family may be the one that gets through.
-    failed = {c["family"] for c in cells if c["status"] == Status.FAILED.value}
-    if unknown := sorted(failed - through):
-        begin += f" Not known, as a run failed: {', '.join(unknown)}."
+    failed = {cell["family"] for cell in lost}
     stopped = [c for c in measured.values() if c["family"] not in through | failed]
     if not stopped:
         return f"{begin} No measured defence stops it.", "leak"

@@ -604,9 +604,10 @@ def _client_work(
 def _check_explained(settings: Settings) -> None:
     if not settings.deviations.explained:
         return
-    if settings.server is Server.ACTIVE:
+    if settings.server is not Server.PASSIVE:
         raise InputError(
-            f"explained is {settings.deviations.explained} with --server=active: "
+            f"explained is {settings.deviations.explained} with "
+            f"--server={settings.server.value}: "
             "expected a passive server, whose victim trains the shared model; leave "
             "one out"
         )

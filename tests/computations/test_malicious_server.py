@@ -433,7 +433,16 @@ def test_an_active_server_finds_representatives_where_each_client_trained():
     np.testing.assert_allclose(memory.other.images[:3, 0, 0, 0], shown[1], atol=1e-6)
     # Without others there is nothing to tell the victim from.
     alone, _ = process.next(state, _clients((VICTIM,)))
-    assert _same(alone.finalizer.attack, state.finalizer.attack)
+    for part in ("memory", "generator", "round"):
+        one, other = (getattr(s.finalizer.attack, part) for s in (alone, state))
+        assert _same(one, other)
+    # But M_iso is what the victim made of it.
+    before = state.global_model_weights.non_trainable
+    update = _by_hand(before, _datasets()[1])
+    for start, move, found in zip(
+        before, update, alone.global_model_weights.non_trainable, strict=True
+    ):
+        np.testing.assert_allclose(found, start - move, atol=2e-6)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -350,7 +350,7 @@ def test_a_defence_stops_what_no_adversary_of_its_family_gets_through(tmp_path):
     # The one that failed may be the one that gets through.
     text, kind = found(None, tmp_path / "2")
     assert kind == "leak"
-    assert "Not known, as a run failed: keys." in text
+    assert "Not known, as a run failed: Noise." in text
 
 
 _BINARY = """

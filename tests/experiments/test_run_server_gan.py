@@ -488,6 +488,14 @@ class TestVerdict:
             {"deviations": Deviations(), "attack": {"other_clients": 1}},
             "other_clients is 1 with --mode=paper: expected it with --mode=strength",
         ),
+        (
+            {
+                "deviations": Deviations(explained=1.0),
+                "server": program.Server.ACTIVE_APART,
+                "matching": {"images": 3, "unrolled_steps": 2},
+            },
+            "explained is 1.0 with --server=active_apart: expected a passive server",
+        ),
         ({"attack": {"other_clients": -1}}, "other_clients is -1: expected at least 1"),
         ({"matching": {"images": 0}}, "images is 0: expected at least 1"),
         (

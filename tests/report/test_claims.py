@@ -203,6 +203,8 @@ def test_a_leak_matrix_has_a_line_for_each_cell_that_was_measured():
     runs = {"fig6": [{"experiment": "leak_matrix", "cells": [*cells, other]}]}
     row = _cells(claims_tables({"P": [_claim(attacks=("loss",))]}, runs), 0)
     assert "advantage" in row["measured"] and "recovered" not in row["measured"]
+    with pytest.raises(InputError, match="of the attacks lsos: expected some of"):
+        claims_tables({"P": [_claim(attacks=("lsos",))]}, runs)
 
 
 def test_an_experiment_that_speaks_of_no_claim_is_refused():

@@ -151,10 +151,15 @@ def test_a_result_that_only_its_machine_sees_is_a_failure(
 ):
     fake_ray((4, True))
     monkeypatch.setattr(_FakeRay, "get", lambda self, ref: jobs.Outcome(True))
-    job = _job(tmp_path, "a", "")
+    monkeypatch.setattr(ray_jobs, "_SEEN_S", 0.3)
+    job, late = _job(tmp_path, "a", ""), _job(tmp_path, "late", "")
+    threading.Timer(0.1, late.result.touch).start()
     with ray_jobs.cluster("auto", cpus=1) as start:
-        found = jobs.run([job], start, at_once=1)["a"]
+        outcomes = jobs.run([job, late], start, at_once=2)
+    found = outcomes["a"]
     assert not found.ok and "is not here" in found.reason and not jobs.is_done(job)
+    # What a file system shows a little later counts.
+    assert outcomes["late"].ok and jobs.is_done(late)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +167,9 @@ def test_a_result_that_only_its_machine_sees_is_a_failure(
     [
         ("The worker died.\nand more", "The worker died."),
         ("ray::a (pid=1)\n  File x\nValueError: why", "ValueError: why"),
+        # As Ray writes it.
+        ("\x1b[36mray::a()\x1b[39m (pid=1)\n  x\nOSError: why", "OSError: why"),
+        ("", "RuntimeError"),
     ],
 )
 def test_the_reason_of_a_loss_is_the_line_that_says_it(said, reason):

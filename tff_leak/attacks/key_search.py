@@ -144,15 +144,16 @@ class SearchState(NamedTuple):
       own_keys: float32 `[k, d]`, see `Observation`.
       first: float32 `[P]`, the model fetched in its first turn.
       turn: int32, turns it has had.
-      told: float32 `[KeySearch.fetches, d]`, what each fetch says of keys, newest
-        first, of length 1; 0 where there was none yet.
+      told: one tensor, float32 `[KeySearch.fetches, d]`, what each fetch says of keys,
+        newest first, of length 1, and 0 where there was none yet; none where the method
+        does not read parameters.
     """
 
     attack: client_gan.State
     own_keys: tf.Tensor
     first: tf.Tensor
     turn: tf.Tensor
-    told: tf.Tensor
+    told: list[tf.Tensor]
 
     @property
     def target(self) -> tf.Tensor:
@@ -319,7 +320,10 @@ def initial_search_state(
         own_keys=tf.convert_to_tensor(own_keys, tf.float32),
         first=tf.zeros([num_parameters]),
         turn=tf.constant(0, tf.int32),
-        told=tf.zeros([search.fetches, *attack.target.shape]),
+        told=[
+            tf.zeros([search.fetches, *attack.target.shape])
+            for _ in range(search.method.reads_parameters)
+        ],
     )
 
 
@@ -380,23 +384,26 @@ def build_key_search(
     keys = tf.TensorSpec([num_keys, *network.output_shape])
     parameters = tf.TensorSpec([network.num_parameters])
     turn = tf.TensorSpec([], tf.int32)
-    told = tf.TensorSpec([search.fetches, *network.output_shape])
+    told = [
+        tf.TensorSpec([search.fetches, *network.output_shape])
+        for _ in range(search.method.reads_parameters)
+    ]
     spec = SearchState(attack.state_spec, keys, parameters, turn, told)
     return ClientTransform(spec, apply)
 
 
 def _noted(
     search: KeySearch,
-    told: tf.Tensor,
+    told: list[tf.Tensor],
     parameters: tf.Tensor,
     first: tf.Tensor,
     network: Network,
-) -> tf.Tensor:
+) -> list[tf.Tensor]:
     """What was told so far, and by this fetch."""
-    if not search.fetches:
-        return told
+    if not told:
+        return []
     now = told_by_parameters(search.method, parameters, first, network)
-    return tf.concat([now[tf.newaxis], told[:-1]], axis=0)
+    return [tf.concat([now[tf.newaxis], told[0][:-1]], axis=0)]
 
 
 def _key_of_turn(
@@ -411,7 +418,8 @@ def _key_of_turn(
     """Looks at what was fetched, and searches: float32 `[d]`."""
     seed = derive(seed, Role.KEY_SEARCH)
     if search.method.reads_parameters:
-        observed = Observation(state.told, state.told, state.own_keys)
+        [told] = state.told
+        observed = Observation(told, told, state.own_keys)
     else:
         pictures = composites(own_pictures, search.probes, seed)
         observed = observe(

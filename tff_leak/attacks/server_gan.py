@@ -621,9 +621,8 @@ def _agreeing(attack: ServerGan, part: Labelled) -> Labelled:
     rank, number = (
         tf.reduce_sum(tf.cast(m, tf.float32), axis=1) for m in (nearer, alike)
     )
-    return Labelled(
-        *(tf.boolean_mask(values, rank < share * number - 1e-4) for values in part)
-    )
+    kept = (rank < share * number - 1e-4) | (rank < 1)
+    return Labelled(*(tf.boolean_mask(values, kept) for values in part))
 
 
 def _recall(attack: ServerGan, memory: Memory) -> Evidence:

@@ -140,6 +140,12 @@ def _spoken_of(
     """Leaves the cells of other attacks out."""
     if not attacks:
         return summaries
+    known = {cell["attack"] for one in summaries for cell in one.get("cells", ())}
+    if known and not known & set(attacks):
+        raise InputError(
+            f"a claim is of the attacks {', '.join(attacks)}: expected some of the "
+            f"matrix's, {', '.join(sorted(known))}; correct it"
+        )
     return [
         {**one, "cells": [cell for cell in one["cells"] if cell["attack"] in attacks]}
         if "cells" in one

@@ -16,8 +16,10 @@ the cluster ends, Ray ends the workers, and the kernel their commands.
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -29,6 +31,9 @@ from tff_leak.runtime.jobs import Job, LocalProcess, Outcome, Start
 _NO_RETRIES = 0
 """Of Ray's own: they would multiply with those of `jobs.run`."""
 _ANSWER_S = 5.0
+_SEEN_S = 60.0
+"""So long a network file system may hide what another machine has written."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ROOT = pathlib.Path(tff_leak.__file__).parents[1]
 
 
@@ -131,6 +136,7 @@ class _Task:
     def __init__(self, ray: ModuleType, remote: Any, job: Job):
         self._ray = ray
         self._job = job
+        self._missed_at: float | None = None
         self._ref = remote.options(name=job.name).remote(job)
 
     def poll(self) -> Outcome | None:
@@ -143,6 +149,9 @@ class _Task:
             reason = f"lost by the cluster: {_reason(error)}"
             return Outcome(False, reason, lost=True)
         if outcome.ok and not self._job.result.is_file():
+            self._missed_at = self._missed_at or time.monotonic()
+            if time.monotonic() < self._missed_at + _SEEN_S:
+                return None
             reason = (
                 f"{self._job.result} was written on another machine and is not here: "
                 "expected a file system that all machines share; put --output_dir on "
@@ -164,5 +173,6 @@ class _Task:
 
 def _reason(error: Exception) -> str:
     """One line: an error within a task ends with it, others begin with it."""
-    lines = str(error).strip().splitlines()
+    text = _COLOUR.sub("", str(error)).strip()
+    lines = text.splitlines() or [type(error).__name__]
     return lines[-1 if lines[0].startswith("ray::") else 0].strip()
