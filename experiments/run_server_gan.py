@@ -267,6 +267,12 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
             "matching": server_gan_program.matching_config(settings.matching),
             "snapshot_every": settings.snapshot_every,
         }
+        # An active server's runs from before it could find any do not go on.
+        | (
+            {"finds_representatives": True}
+            if server_gan_program.active_finds_representatives(settings)
+            else {}
+        )
     )
 
 

@@ -263,6 +263,12 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     return Experiment(settings, data, network, attack, matching, arms, goes_on)
 
 
+def active_finds_representatives(settings: Settings) -> bool:
+    """Whether an active server finds any, which the paper's does not."""
+    active = settings.server is not Server.PASSIVE
+    return active and settings.deviations.mode is Mode.STRENGTHENED
+
+
 def threat(settings: Settings) -> Threat:
     """Returns who attacks, what it sees and what it knows."""
     passive = settings.server is Server.PASSIVE
@@ -567,13 +573,11 @@ def _malicious(
             client_work=_client_work(settings, network),
             **shared,
         )
-    # The paper's active server finds none.
-    strengthened = settings.deviations.mode is Mode.STRENGTHENED
     return build_active_mgan(
         network,
         attack,
         find_representatives=build_find_representatives(network, matching)
-        if strengthened
+        if active_finds_representatives(settings)
         else None,
         client_work=_client_work(settings, carrying_isolated(network)),
         victim_in_average=settings.server is Server.ACTIVE,
@@ -656,7 +660,7 @@ def _inputs(
         properties.VICTIM: drawn[Arm.ATTACK][label, VICTIM],
         properties.REFERENCE: reference[:FINAL_SAMPLES],
     }
-    if settings.server is Server.PASSIVE or settings.deviations.mode is not Mode.PAPER:
+    if settings.server is Server.PASSIVE or active_finds_representatives(settings):
         # The paper's active server has a generator that learns no identities.
         sets[properties.OTHER] = drawn[Arm.ATTACK][label, OTHER]
     if Arm.CONTROL in drawn:
