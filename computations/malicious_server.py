@@ -320,44 +320,35 @@ def build_active_finalizer(
     def attack_round(state, weights, rows):
         victims = tf.equal(rows.client_id, victim)
 
-        def learn(found=lambda of_round: None):
+        def isolated():
+            before = list(weights.non_trainable)
+            return _models_of(victims, before, list(rows.value), 1.0)
+
+        def learn():
             of_round = derive(root, Role.SERVER_GAN, 1 + state.round)
-            isolated = _models_of(
-                victims, list(weights.non_trainable), list(rows.value), 1.0
-            )
+            found = None
+            if find_representatives is not None:
+                found = _found_apart(
+                    attack, find_representatives, weights, victims, rows.value, of_round
+                )
             return server_gan.active_round(
                 attack,
                 state,
                 list(weights.trainable),
-                isolated,
+                isolated(),
                 _constant(auxiliary),
                 of_round,
-                found(of_round),
+                found,
             )
-
-        if find_representatives is None:
-            return tf.cond(tf.reduce_any(victims), learn, lambda: state)
-
-        def found(of_round):
-            return _found_apart(
-                attack, find_representatives, weights, victims, rows.value, of_round
-            )
-
-        def take_part():
-            # Before the attack begins the victim's model goes its way all the same.
-            started = server_gan.has_started(attack, state)
-            return tf.cond(started, lambda: learn(found), learn)
-
-        def pass_on():
-            # Without others nothing tells the victim's; M_iso is what it made of it.
-            isolated = _models_of(
-                victims, list(weights.non_trainable), list(rows.value), 1.0
-            )
-            discriminator = server_gan.with_classifier(state.discriminator, isolated)
-            return state._replace(discriminator=discriminator)
 
         def with_the_victim():
-            return tf.cond(tf.reduce_all(victims), pass_on, take_part)
+            if find_representatives is None:
+                return learn()
+            alone = tf.reduce_all(victims)  # With nobody to tell it from.
+            rests = alone | ~server_gan.has_started(attack, state)
+            return tf.cond(
+                rests, lambda: _pass_on(state, isolated(), counts=~alone), learn
+            )
 
         return tf.cond(tf.reduce_any(victims), with_the_victim, lambda: state)
 
@@ -621,6 +612,16 @@ def _of_clients(chosen: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> Labe
     )
 
 
+def _pass_on(
+    state: server_gan.State, isolated: list[tf.Tensor], counts: tf.Tensor
+) -> server_gan.State:
+    """A round of an active server that rests: M_iso is what the victim made of it."""
+    return state._replace(
+        discriminator=server_gan.with_classifier(state.discriminator, isolated),
+        round=state.round + tf.cast(counts, tf.int32),
+    )
+
+
 def _found_apart(
     attack: ServerGan,
     find_representatives: FindRepresentatives,
@@ -641,8 +642,8 @@ def _found_apart(
             derive(of_round, _REPRESENTATIVES),
         )
         _check_found(attack, images, labels)
-        every = tf.ones([tf.shape(rows)[0]], tf.bool)
-        parts.append(_of_clients(every, images, labels))
+        shape = [-1, *images.shape[2:]]
+        parts.append(Labelled(tf.reshape(images, shape), tf.reshape(labels, [-1])))
     return Evidence(*parts)
 
 

@@ -402,7 +402,7 @@ def evaluate(
         "rounds_planned": settings.rounds,
         "generator_steps": mean_over_rounds(directory.metrics_csv, "generator_steps"),
         "seconds": clock.seconds(),
-        "identity": _identity(data, drawn, window),
+        "identity": identity_of(data, _inputs(data, drawn), window),
         **scores,
     }
     atomic_write_json(directory.summary, summary)
@@ -425,14 +425,14 @@ def _score(
     )
 
 
-def _identity(
-    data: Data, drawn: Mapping[Arm, Mapping[int, np.ndarray]], window: tuple[int, int]
+def identity_of(
+    data: Data, inputs: Sequence[TargetInputs], window: tuple[int, int]
 ) -> dict[str, Any] | None:
-    """Whom the samples show; None where classes are no people."""
+    """Whom samples show (`evaluate_identity`); None where classes are no people."""
     if not data.source.shows_people:
         return None
     gallery = Examples.concatenate([*data.federation.data, data.judge])
-    return evaluate_identity(_inputs(data, drawn), gallery, window=window)
+    return evaluate_identity(inputs, gallery, window=window)
 
 
 def _inputs(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.client_gan_program import identity_of
 from experiments.dssgd_arm import ArmState, mean_over_rounds
 from experiments.evaluation import build_judge
 from experiments.federation import Federation
@@ -29,9 +30,7 @@ from experiments.key_protected_program import (
 from experiments.report_parts import metrics_rows, series_of
 from experiments.run_clock import RunClock
 from tff_leak.attacks.client_transform import only_row
-from tff_leak.data.sources import Examples
 from tff_leak.metrics import score
-from tff_leak.metrics.identity import evaluate_identity
 from tff_leak.metrics.judge import Judge
 from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
 from tff_leak.runtime.reconstructions import write_reconstructions
@@ -255,7 +254,7 @@ def _score(
         found = evaluate_some(inputs)
         for one, entry in zip(found["targets"], entries, strict=True):
             one["adversary"] = entry.adversary
-        return found | {"largest": None, "identity": _identity(data, inputs, window)}
+        return found | {"largest": None, "identity": identity_of(data, inputs, window)}
     return _best_shown(data, arm, drawn, judge, entries, inputs, evaluate_some, window)
 
 
@@ -278,9 +277,9 @@ def _best_shown(
     ]
     largest = {name: _largest(targets, name) for name in ("attack", "control")}
     best = largest["attack"]["entry"]
-    identity = _identity(data, [inputs[best]], window)
+    identity = identity_of(data, [inputs[best]], window)
     if identity and largest["control"]:
-        of_control = _identity(data, [inputs[largest["control"]["entry"]]], window)
+        of_control = identity_of(data, [inputs[largest["control"]["entry"]]], window)
         identity["pooled"]["control"] = of_control["pooled"]["control"]
     return {
         "targets": [targets[best]],
@@ -292,16 +291,6 @@ def _best_shown(
         },
         "identity": identity,
     }
-
-
-def _identity(
-    data: Data, inputs: Sequence[TargetInputs], window: tuple[int, int]
-) -> dict[str, Any] | None:
-    """Whom the samples show; None where classes are no people."""
-    if not data.source.shows_people:
-        return None
-    gallery = Examples.concatenate([*data.federation.data, data.judge])
-    return evaluate_identity(inputs, gallery, window=window)
 
 
 def _elsewhere(

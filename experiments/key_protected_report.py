@@ -211,8 +211,12 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
 def _elsewhere(attack: Mapping[str, Any]) -> list[object]:
     if not attack["largest"]:
         return [""]
-    found = attack["elsewhere"]["attack"]
-    return [f"{found['judge_share']:.2f} ({found['class']})" if found else ""]
+    found, control = attack["elsewhere"]["attack"], attack["elsewhere"]["control"]
+    if not found:
+        return [""]
+    of_control = f"{control['judge_share']:.2f}" if control else "not run"
+    text = f"{found['judge_share']:.2f} ({found['class']}; control {of_control})"
+    return [text]
 
 
 def _people(identity: Mapping[str, Any] | None) -> list[object]:

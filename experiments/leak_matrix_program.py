@@ -342,17 +342,9 @@ def _summary(
             "reason": f"seed {first['seed']}: {first['error']}",
         }
     measured = [run for run in runs if not run["error"]]
-    # A seed whose run without a defence failed has no scale: it takes nothing from the
-    # others.
+    # A seed whose run without a defence failed takes nothing from the others.
     scaled = [run for run in measured if not run["without_scale"]]
-    if len(scaled) < len(measured) and not failed:
-        seeds_left_out = ", ".join(
-            str(run["seed"]) for run in measured if run["without_scale"]
-        )
-        summary["reason"] = (
-            f"without seed {seeds_left_out}: the run without a defence failed, whose "
-            "floor and reference count"
-        )
+    summary["reason"] = summary["reason"] or _left_out(measured)
     return summary | {
         "runs": runs,
         **{
@@ -364,6 +356,17 @@ def _summary(
         "reached": _count([run["reached"] for run in measured]),
         "epsilon": _largest_epsilon([run["epsilon"] for run in measured]),
     }
+
+
+def _left_out(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Which seeds have nothing to be measured by; empty if all have."""
+    seeds = [str(run["seed"]) for run in measured if run["without_scale"]]
+    if not seeds:
+        return ""
+    return (
+        f"without seed {', '.join(seeds)}: the run without a defence failed, whose "
+        "floor and reference count"
+    )
 
 
 def _run(

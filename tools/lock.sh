@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes requirements.lock from requirements.in and requirements.overrides, and
-# requirements-gpu.lock and requirements-ray.lock from their .in files. Versions already in the lock are kept
-# where they still fit; --upgrade takes newer ones.
+# requirements-gpu.lock and requirements-ray.lock from their .in files. Versions already
+# in the locks are kept where they still fit; --upgrade takes newer ones.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -373,7 +373,7 @@ def test_faces_are_asked_whom_they_show():
             federation=types.SimpleNamespace(data=[people.take(range(4))]),
             judge=people.take(range(4, 6)),
         )
-        return evaluation._identity(data, [one], (16, 16))
+        return evaluation.identity_of(data, [one], (16, 16))
 
     pooled = found(True)["pooled"]
     assert pooled["attack"] == pytest.approx(2 / 3)

@@ -82,7 +82,8 @@ class Deviations:
         the nearest of a few pictures that are drawn for its class and identity
         (implicit maximum likelihood, Li and Malik, 2018): every representative has to
         be near to something that G draws, where `class_means` is content with their
-        mean and `variety` with any two pictures that differ.
+        mean and `variety` with any two pictures that differ. G draws two batches more
+        for it in each of its steps.
       consensus: share of each class's representatives, of the last
         `representative_rounds`, that are learnt from: those that correlate best with
         the mean of all of them, as some of every round are failures of the matching.
