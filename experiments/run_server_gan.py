@@ -258,7 +258,14 @@ def _config(experiment: server_gan_program.Experiment, threads: int) -> dict:
             "server": settings.server.value,
             "mode": settings.deviations.mode.value,
             "deviations": plain(
-                settings.deviations, newer=("explained", "coverage", "consensus")
+                settings.deviations,
+                newer=(
+                    "explained",
+                    "coverage",
+                    "consensus",
+                    "gradient_penalty",
+                    "feature_matching",
+                ),
             ),
             "training": plain(settings.training),
             "batch_size": settings.batch_size,

@@ -136,6 +136,10 @@ class TestLossesByHand:
             ("victim_as_real", LN2),  # judged 1/2 real
             ("auxiliary_category", np.log(2)),  # softmax of (ln 2, 0, 0) is 1/2, ...
             ("representative_category", 2 * np.log(3)),  # of three equal logits, twice
+            (
+                "gradient_penalty",
+                3 / 2,
+            ),  # slopes of 1 by three sets, half their squares
         ],
     )
     def test_a_deviation_adds_its_weight_times_a_term(self, deviation, added):
@@ -145,6 +149,10 @@ class TestLossesByHand:
         np.testing.assert_array_equal(
             self._of_g(self.evidence), self._of_g(self.evidence, **{deviation: 0.5})
         )
+
+    def test_without_evidence_the_slope_by_auxiliary_pictures_counts(self):
+        with_it = self._of_d(None, gradient_penalty=0.5)
+        np.testing.assert_allclose(with_it - self._of_d(None), 0.25, rtol=1e-4)
 
     def test_only_the_others_pictures_are_judged_real_or_fake(self):
         # The victim's is taken for real, which costs D ln 4 and G ln 4/3; the other's,
@@ -404,15 +412,7 @@ class TestCoverage:
     def test_each_is_compared_with_what_is_drawn_for_its_class_and_identity(self):
         gan = _gan(batch_size=16, coverage=1.0)
 
-        def by_what_was_asked(weights, inputs, training):
-            # Class 0 stripes, class 1 the other way; of an other's the negative.
-            del weights, training
-            across = tf.transpose(STRIPES, [1, 0, 2])
-            label = tf.reshape(inputs[:, -2], [-1, 1, 1, 1])
-            sign = tf.reshape(2.0 * inputs[:, -1] - 1.0, [-1, 1, 1, 1])
-            return sign * tf.where(label == 0.0, STRIPES, across), []
-
-        drawer = dataclasses.replace(G, apply=by_what_was_asked)
+        drawer = dataclasses.replace(G, apply=_by_what_was_asked)
         across = tf.transpose(STRIPES, [1, 0, 2])
         labels = tf.constant([0, 1])
         victims = Labelled(tf.stack([STRIPES, across]), labels)
@@ -474,6 +474,81 @@ class TestCoverage:
                 for one in (gan, plain)
             ]
             assert (losses[0] == losses[1]) == same
+
+
+def test_a_penalised_discriminator_is_less_steep():
+    def slope(**deviations):
+        gan = _gan(rate=0.1, **deviations)
+        critics, _ = tf.function(multitask_gan.train_critics)(
+            gan,
+            _critics(gan),
+            multitask_gan.initial_generator(gan, SEED),
+            REAL,
+            EVIDENCE,
+            tf.constant(100),
+            SEED,
+        )
+        parts = [REAL.images, REAL.images, *(part.images for part in EVIDENCE)]
+        return float(multitask_gan._steepness(gan, critics.weights, parts))
+
+    assert slope(gradient_penalty=1.0) < 0.5 * slope()
+
+
+def _by_what_was_asked(weights, inputs, training):
+    """A generator: stripes for class 0, across for 1; of an other's the negative."""
+    del weights, training
+    across = tf.transpose(STRIPES, [1, 0, 2])
+    label = tf.reshape(inputs[:, -2], [-1, 1, 1, 1])
+    sign = tf.reshape(2.0 * inputs[:, -1] - 1.0, [-1, 1, 1, 1])
+    return sign * tf.where(label == 0.0, STRIPES, across), []
+
+
+class TestFeatureMatching:
+    ACROSS = tf.transpose(STRIPES, [1, 0, 2])
+
+    def test_each_is_compared_with_what_is_drawn_for_its_class_and_identity(self):
+        drawer = dataclasses.replace(G, apply=_by_what_was_asked)
+        gan = dataclasses.replace(_gan(batch_size=16), generator=drawer)
+
+        def apart(victim, other, label):
+            labels = tf.constant([label])
+            evidence = Evidence(
+                Labelled(victim[tf.newaxis], labels),
+                Labelled(other[tf.newaxis], labels),
+            )
+            return float(
+                multitask_gan._features_apart(gan, WEIGHTS, [], evidence, SEED)
+            )
+
+        assert apart(STRIPES, -STRIPES, 0) == 0.0
+        assert apart(self.ACROSS, -self.ACROSS, 1) == 0.0
+        assert apart(-STRIPES, STRIPES, 0) > 1.0  # identities exchanged
+        assert apart(STRIPES, -STRIPES, 1) > 1.0  # of the other class
+        # One identity right, the other not: half.
+        half = apart(STRIPES, STRIPES, 0)
+        np.testing.assert_allclose(
+            half + apart(-STRIPES, -STRIPES, 0), apart(-STRIPES, STRIPES, 0), rtol=1e-5
+        )
+
+    def test_g_learns_it_and_only_of_representatives(self):
+        def trained(evidence, **deviations):
+            gan = _gan(batch_size=16, rate=0.1, **deviations)
+            generator, loss = tf.function(multitask_gan.train_generator)(
+                gan,
+                _critics(gan),
+                multitask_gan.initial_generator(gan, SEED),
+                REAL,
+                evidence,
+                tf.constant(200),
+                SEED,
+            )
+            apart = multitask_gan._features_apart(
+                gan, WEIGHTS, generator.weights.trainable, EVIDENCE, SEED
+            )
+            return float(apart), float(loss)
+
+        assert trained(EVIDENCE, feature_matching=10.0)[0] < 0.5 * trained(EVIDENCE)[0]
+        assert trained(None, feature_matching=10.0) == trained(None)
 
 
 def _white_0_black_1(explained, images):

@@ -184,7 +184,13 @@ def test_a_round_of_all_that_strengthens_it():
         args = (attack, state, sight, pictures(6), SEED)
         return state, tf.function(server_gan.passive_round)(*args)
 
-    state, whole = after(coverage=1.0, consensus=1.0)
+    options = {
+        "coverage": 1.0,
+        "consensus": 1.0,
+        "gradient_penalty": 1.0,
+        "feature_matching": 1.0,
+    }
+    state, whole = after(**options)
     for before, now in (
         (state.generator.weights.trainable, whole.generator.weights.trainable),
         (state.patches.trainable, whole.patches.trainable),
@@ -192,8 +198,8 @@ def test_a_round_of_all_that_strengthens_it():
         assert all(np.any(a != b) for a, b in zip(before, now, strict=True))
         assert all(np.all(np.isfinite(part)) for part in now)
     assert whole.chosen.score >= 0
-    for left_out in ({"local_reality": 0.0}, {"coverage": 0.0}):
-        _, without = after(**{"coverage": 1.0, "consensus": 1.0} | left_out)
+    for name in ("local_reality", "coverage", "gradient_penalty", "feature_matching"):
+        _, without = after(**options | {name: 0.0})
         assert any(
             np.any(np.abs(a - b) > 1e-7)
             for a, b in zip(

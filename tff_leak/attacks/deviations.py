@@ -84,6 +84,13 @@ class Deviations:
         be near to something that G draws, where `class_means` is content with their
         mean and `variety` with any two pictures that differ. G draws two batches more
         for it in each of its steps.
+      gradient_penalty: weight, for D, of half the squared slope of its reality on
+        auxiliary pictures and of its identity on representatives
+        (`gradient_penalty.py`): a steep D pushes G past them, and representatives'
+        artefacts are what it is steep about.
+      feature_matching: weight, for G, of how far the mean features in D's last hidden
+        layer are apart, of representatives and of what is drawn for their classes and
+        identities (`feature_matching.py`): what D sees in them, beyond pixels.
       consensus: share of each class's representatives, of the last
         `representative_rounds`, that are learnt from: those that correlate best with
         the mean of all of them, as some of every round are failures of the matching.
@@ -113,6 +120,8 @@ class Deviations:
     choose_snapshot: bool = False
     explained: float = 0.0
     coverage: float = 0.0
+    gradient_penalty: float = 0.0
+    feature_matching: float = 0.0
     consensus: float = 0.0
 
     def __post_init__(self):

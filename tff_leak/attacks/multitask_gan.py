@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tff_leak.attacks.deviations import Deviations
+from tff_leak.attacks.feature_matching import feature_distance, last_features
+from tff_leak.attacks.gradient_penalty import gradient_penalty
 from tff_leak.attacks.patch_discriminator import (
     Patches,
     fooling_loss,
@@ -45,7 +47,7 @@ OTHER = 0
 _CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR, _PATCHES = range(
     100, 108
 )
-_EXPLAINED, _COVERAGE = 108, 109
+_EXPLAINED, _COVERAGE, _FEATURES = range(108, 111)
 _CANDIDATES = 4
 """Pictures of which the nearest to a representative counts."""
 
@@ -292,6 +294,8 @@ def discriminator_loss(
         loss += deviations.auxiliary_category * cross_entropy(
             of_real.category, real.labels
         )
+    if deviations.gradient_penalty:
+        loss += 0.5 * deviations.gradient_penalty * _steepness(gan, weights, pictures)
     if evidence is None:
         return loss
     victim, other = of_clients
@@ -479,6 +483,10 @@ def train_generator(
             if gan.deviations.coverage and evidence is not None:
                 loss += gan.deviations.coverage * _uncovered(
                     gan, trainable, evidence, of_step
+                )
+            if gan.deviations.feature_matching and evidence is not None:
+                loss += gan.deviations.feature_matching * _features_apart(
+                    gan, critics.weights, trainable, evidence, of_step
                 )
             if gan.patch_discriminator:
                 loss += gan.deviations.local_reality * fooling_loss(
@@ -679,6 +687,50 @@ def _uncovered(
     drawn = tf.reshape(drawn, [2 * count, _CANDIDATES, wanted.shape[1]])
     alike = tf.linalg.matvec(drawn, wanted)
     return tf.reduce_mean(1.0 - tf.reduce_max(alike, axis=1))
+
+
+def _features_apart(
+    gan: MultitaskGan,
+    weights: Weights,
+    generator: Tensors,
+    evidence: Evidence,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """See `Deviations.feature_matching`: the mean over both identities.
+
+    Pictures are drawn for the classes of the representatives that they are compared
+    with.
+    """
+    seed = derive(seed, _FEATURES)
+    shown = _pick_evidence(evidence, gan.batch_size, seed)
+    asked = Asked(
+        tf.concat([shown.victim.labels, shown.other.labels], axis=0),
+        tf.repeat([VICTIM, OTHER], gan.batch_size),
+    )
+    fake = generate(gan, generator, asked, seed)
+    seen = tf.concat([shown.victim.images, shown.other.images, fake], axis=0)
+    features = last_features(gan.discriminator, weights, seen)
+    victim, other, as_victim, as_other = tf.split(features, 4)
+    return 0.5 * (
+        feature_distance(victim, as_victim) + feature_distance(other, as_other)
+    )
+
+
+def _steepness(
+    gan: MultitaskGan, weights: Weights, pictures: list[tf.Tensor]
+) -> tf.Tensor:
+    """See `Deviations.gradient_penalty`; pictures as `discriminator_loss` has them.
+
+    D's reality by real pictures, its identity by representatives; fakes are no data.
+    """
+    real, _, *of_clients = pictures
+
+    def logits(parts: list[tf.Tensor]) -> list[tf.Tensor]:
+        outputs = gan.discriminator.outputs(weights, tf.concat(parts, axis=0))
+        first, *rest = tf.split(outputs, [tf.shape(part)[0] for part in parts])
+        return [heads(first).reality, *(heads(part).identity for part in rest)]
+
+    return gradient_penalty(logits, [real, *of_clients])
 
 
 def _finite_or_none(gradients: Tensors) -> Tensors:
