@@ -73,10 +73,10 @@ def _settings(**changes):
 
 
 @functools.cache
-def _data(participants="0-1;2-3", adversaries=(1,), targets=(1,)):
+def _data(participants="0-1;2-3", adversaries=(1,), targets=(1,), classes=4):
     source = sources.load("digits")
     pools = partition.split_pools(source, per_class=8, seed=0)
-    few = [pools.reference.of_class(label).take(range(6)) for label in range(4)]
+    few = [pools.reference.of_class(label).take(range(6)) for label in range(classes)]
     reference = Examples.concatenate(few)
     return program.Data(
         source=source,
@@ -508,6 +508,32 @@ class TestAttack:
             tf.nest.flatten(state), tf.nest.flatten(states[name]), strict=True
         ):
             np.testing.assert_array_equal(a, b)
+
+
+def test_two_adversaries_each_with_a_key_and_pictures_of_its_own(tmp_path):
+    """As in figure 6: whichever shows a class of an honest participant best counts."""
+    data = _data("0-1;2-3;4-5", (1, 2), (0, 1), classes=6)
+    settings = _settings(rounds=1, guesses=parse_guesses(["random"], SearchTurns()))
+    experiment = program.build_experiment(settings, data)
+    states, found = _finish(experiment, tmp_path / "run")
+    [attack] = found.summary["attacks"]
+    assert [one["adversary"] for one in attack["overlap"]] == [1, 2]
+    private = {number: states["random_d8"].clients[number].private for number in (1, 2)}
+    assert np.any(private[1].target != private[2].target)
+    drawn = found.drawn["random_d8"]
+    assert sorted(drawn) == [1, 2]
+    assert np.any(drawn[1] != drawn[2])
+    # Each adversary with each class of the honest one; the best is that of one pair.
+    assert attack["largest"]["attack"]["entry"] in range(4)
+    [best] = attack["targets"]
+    assert best["adversary"] in (1, 2) and best["target"] in (0, 1)
+    kept = read_reconstructions(tmp_path / "run" / "reconstructions.npz")
+    assert kept.labels.tolist() == [best["target"]] * 24
+    np.testing.assert_array_equal(kept.images, np.concatenate([drawn[1], drawn[2]]))
+    # In the control nobody holds what either could have found.
+    arm = experiment.federations["control_random_d8"].arm
+    held = [{int(y) for _, ys in part for y in ys} for part in arm.datasets]
+    assert held[0] == set()
 
 
 def test_accuracy_of_shared_classes(tmp_path):
