@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_leak.attacks import multitask_gan
+from tff_leak.attacks import multitask_gan, picture_likeness
 from tff_leak.attacks.deviations import Deviations, Mode
 from tff_leak.attacks.multitask_gan import (
     OTHER,
@@ -222,18 +222,6 @@ class TestLossesByHand:
         asked = Asked(asked.category, tf.constant([VICTIM, OTHER, VICTIM, OTHER]))
         np.testing.assert_allclose(added(1.0), 2 * (1 + 0) / 2, rtol=1e-5)
         np.testing.assert_allclose(added(0.4), 2 * (1 + 0) / 2, rtol=1e-5)
-
-
-def test_class_spread_is_within_classes():
-    halves = np.full([4, 16], -1.0, np.float32)
-    halves[0, :8], halves[1, ::2], halves[2, 8:], halves[3, 8:] = 1.0, 1.0, 1.0, 1.0
-    pictures = Labelled(
-        tf.constant(halves.reshape(4, *SHAPE)), tf.constant([5, 5, 2, 7])
-    )
-    # Above and stripes are uncorrelated; all other pairs are of two classes.
-    np.testing.assert_allclose(multitask_gan.class_spread(pictures), 1.0, rtol=1e-5)
-    alone = Labelled(pictures.images[1:], pictures.labels[1:])
-    assert multitask_gan.class_spread(alone) == 0
 
 
 class TestGradients:
@@ -451,9 +439,9 @@ class TestCoverage:
             images = multitask_gan.generate(
                 gan, generator.weights.trainable, asked, SEED
             )
-            vectors = multitask_gan.unit(images)[::2]
+            vectors = picture_likeness.unit(images)[::2]
             return [
-                np.sum(vectors * multitask_gan.unit(one[tf.newaxis]), axis=1)
+                np.sum(vectors * picture_likeness.unit(one[tf.newaxis]), axis=1)
                 for one in (STRIPES, across)
             ]
 
@@ -662,32 +650,6 @@ class TestAsked:
         assert len(set(asked.category.numpy())) == 3
 
 
-def test_pictures_are_shifted_each_by_its_own_whole_pixels():
-    images = tf.reshape(tf.range(32.0), [2, 4, 4, 1])
-    shifted = multitask_gan._shift(images, 1, tf.constant([0, 5])).numpy()
-    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "symmetric")
-    for image, source in zip(shifted, padded, strict=True):
-        views = [source[r : r + 4, c : c + 4] for r in range(3) for c in range(3)]
-        assert any(np.array_equal(image, view) for view in views)
-    seeds = [multitask_gan._shift(images, 1, tf.constant([0, s])) for s in range(8)]
-    assert len({bytes(s.numpy()) for s in seeds}) > 3
-
-
-def test_disguises_by_hand_and_from_step_to_step():
-    pictures = REAL.images
-    noise = multitask_gan._disguise(Deviations(noise=0.1), pictures, SEED) - pictures
-    # 128 draws: the deviation's own deviation is 0.006.
-    assert abs(float(tf.math.reduce_std(noise)) - 0.1) < 0.03
-    found = multitask_gan._disguise(Deviations(recolour=0.6), pictures, SEED).numpy()
-    for before, after in zip(pictures.numpy(), found, strict=True):
-        contrast, brightness = np.polyfit(before.ravel(), after.ravel(), 1)
-        np.testing.assert_allclose(contrast * before + brightness, after, atol=1e-5)
-        assert 0.4 <= contrast <= 1.0
-        assert -0.3 <= brightness <= 0.3
-    other = multitask_gan._disguise(Deviations(recolour=0.6), pictures, SEED + 1)
-    assert np.abs(found - other).max() > 0.1
-
-
 def test_all_tasks_see_disguises():
     plain, disguised = (
         multitask_gan._answers(
@@ -734,21 +696,3 @@ def test_modes():
 def test_bad_input(build, message):
     with pytest.raises(InputError, match=message):
         build()
-
-
-class TestGreys:
-    def test_by_hand(self):
-        images = tf.reshape([0.1, 0.4, 0.2, 0.3], [1, 2, 2, 1])
-        palette = tf.reshape([-1.0, 1, -1, -1, 0, 1, -1, -1], [2, 2, 2, 1])
-        # Sorted -1 -1 -1 1 and -1 -1 0 1; ranks 0 3 1 2.
-        found = multitask_gan.with_greys(images, palette)
-        assert found.numpy().ravel().tolist() == [-1.0, 1.0, -1.0, -0.5]
-
-    def test_what_is_brighter_stays_so_whatever_the_contrast(self):
-        images, palette = _pictures(3, 5).images, _pictures(7, 6).images
-        found = multitask_gan.with_greys(images, palette)
-        again = multitask_gan.with_greys(0.2 * images - 0.7, palette)
-        np.testing.assert_array_equal(found, again)
-        for one, other in zip(images.numpy(), found.numpy(), strict=True):
-            order = np.argsort(one.ravel())
-            assert (np.diff(other.ravel()[order]) >= 0).all()

@@ -55,7 +55,7 @@ class Deviations:
       held_categories: ask G for the victim's pictures of those classes only that the
         victim's representatives are of. In the active attack there are none.
       match_greys: each representative gets the greys of auxiliary pictures
-        (`multitask_gan.with_greys`), so that D_id cannot tell representatives
+        (`picture_likeness.with_greys`), so that D_id cannot tell representatives
         by them and G need not draw grey backgrounds. Which pixel is brighter than
         which stays as it was: no such map can turn a picture.
       max_shift: D sees all pictures moved by up to so many pixels along each axis, at

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tff_leak.attacks.deviations import Deviations
+from tff_leak.attacks.disguise import disguise
 from tff_leak.attacks.feature_matching import feature_distance, last_features
 from tff_leak.attacks.gradient_penalty import gradient_penalty
 from tff_leak.attacks.patch_discriminator import (
@@ -33,6 +34,7 @@ from tff_leak.attacks.patch_discriminator import (
     initial_patches,
     train_patches,
 )
+from tff_leak.attacks.picture_likeness import class_spread, unit, unit_means
 from tff_leak.errors import InputError
 from tff_leak.models.discriminators import Heads, heads
 from tff_leak.models.generators import uniform_latents
@@ -43,11 +45,9 @@ from tff_leak.runtime.seeding import Role, derive
 VICTIM = 1
 OTHER = 0
 
-# Streams below a step's seed, beside `Role.LATENT`.
-_CONDITIONS, _AUXILIARY, _VICTIM, _OTHER, _SHIFT, _NOISE, _COLOUR, _PATCHES = range(
-    100, 108
-)
-_EXPLAINED, _COVERAGE, _FEATURES = range(108, 111)
+# Streams below a step's seed, beside `Role.LATENT` and those of `disguise.py`.
+_CONDITIONS, _AUXILIARY, _VICTIM, _OTHER = range(100, 104)
+_PATCHES, _EXPLAINED, _COVERAGE, _FEATURES = range(107, 111)
 _CANDIDATES = 4
 """Pictures of which the nearest to a representative counts."""
 
@@ -455,7 +455,7 @@ def train_generator(
       G, and the loss of the last batch (0 without steps).
     """
     decay = gan.deviations.average_decay
-    spread = class_spread(auxiliary) if gan.deviations.variety else 1.0
+    spread = class_spread(*auxiliary) if gan.deviations.variety else 1.0
 
     def step(index, state, _loss):
         of_step = derive(seed, index)
@@ -545,77 +545,6 @@ def ask(
     if distinct < count:
         return Asked(tf.tile(category, [2]), tf.tile(identity, [2]))
     return Asked(category, identity)
-
-
-def class_spread(pictures: Labelled) -> tf.Tensor:
-    """Mean of 1 - correlation of two of the first 128 pictures that are of one class.
-
-    0 where no two are.
-    """
-    labels = pictures.labels[:128]
-    vectors = unit(pictures.images[:128])
-    distances = 1.0 - tf.matmul(vectors, vectors, transpose_b=True)
-    alike = tf.equal(labels[:, tf.newaxis], labels[tf.newaxis, :])
-    pairs = tf.cast(alike, tf.float32) - tf.eye(tf.size(labels))
-    return tf.reduce_sum(pairs * distances) / tf.maximum(tf.reduce_sum(pairs), 1.0)
-
-
-def with_greys(images: tf.Tensor, palette: tf.Tensor) -> tf.Tensor:
-    """Gives pictures other greys, each pixel by its rank within its picture.
-
-    Histogram matching, picture by picture: the k-th darkest pixel gets the mean of the
-    k-th darkest ones of the palette's pictures.
-
-    Args:
-      images: float32 `[n, H, W, C]`.
-      palette: float32 `[m, H, W, C]`.
-
-    Returns:
-      float32 `[n, H, W, C]`. Of equal pixels the later one is the brighter.
-    """
-    size = images.shape[1:].num_elements()
-    flat = tf.reshape(images, [tf.shape(images)[0], size])
-    greys = tf.reduce_mean(tf.sort(tf.reshape(palette, [-1, size]), axis=1), axis=0)
-    ranks = tf.argsort(tf.argsort(flat, axis=1, stable=True), axis=1)
-    return tf.reshape(tf.gather(greys, ranks), tf.shape(images))
-
-
-def unit(images: tf.Tensor) -> tf.Tensor:
-    """Flattens pictures, centres each and gives it length 1.
-
-    The product of two is their correlation, which no change of contrast or brightness
-    touches.
-
-    Args:
-      images: float32 `[n, H, W, C]`, or flattened already.
-
-    Returns:
-      float32 `[n, H W C]`; 0 for a picture of one shade.
-    """
-    flat = tf.reshape(images, [tf.shape(images)[0], images.shape[1:].num_elements()])
-    centred = flat - tf.reduce_mean(flat, axis=1, keepdims=True)
-    return tf.math.l2_normalize(centred, axis=1, epsilon=1e-6)
-
-
-def unit_means(
-    images: tf.Tensor, groups: tf.Tensor, count: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean picture of each group.
-
-    Args:
-      images: float32 `[n, H, W, C]`.
-      groups: int32 `[n]`, in [0, count).
-      count: of groups.
-
-    Returns:
-      The means, as `unit` makes them: float32 `[count, H W C]`; and which groups have
-      a picture: bool `[count]`.
-    """
-    flat = tf.reshape(images, [tf.shape(images)[0], images.shape[1:].num_elements()])
-    members = tf.one_hot(groups, count)
-    number = tf.reduce_sum(members, axis=0)
-    sums = tf.matmul(members, flat, transpose_a=True)
-    return unit(sums / tf.maximum(number, 1.0)[:, tf.newaxis]), number > 0
 
 
 def _class_means_loss(
@@ -811,38 +740,8 @@ def _answers(
     gan: MultitaskGan, weights: Weights, pictures: list[tf.Tensor], seed: tf.Tensor
 ) -> list[Heads]:
     """D's answers to several sets of pictures, seen as the deviations say."""
-    deviations = gan.deviations
     sizes = [tf.shape(part)[0] for part in pictures]
     seen = tf.concat(pictures, axis=0)
-    if deviations.max_shift:
-        seen = _shift(seen, deviations.max_shift, derive(seed, _SHIFT))
-    seen = _disguise(deviations, seen, seed)
+    seen = disguise(gan.deviations, seen, seed)
     outputs = tf.split(gan.discriminator.outputs(weights, seen), sizes)
     return [heads(part) for part in outputs]
-
-
-def _disguise(deviations: Deviations, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Changes contrast and brightness and adds noise, which cannot turn a picture."""
-    if deviations.recolour:
-        width = deviations.recolour
-        shape = [2, tf.shape(images)[0], 1, 1, 1]
-        drawn = tf.random.stateless_uniform(shape, derive(seed, _COLOUR))
-        images = (1.0 - width * drawn[0]) * images + width * (drawn[1] - 0.5)
-    if deviations.noise:
-        images += tf.random.stateless_normal(
-            tf.shape(images), derive(seed, _NOISE), stddev=deviations.noise
-        )
-    return images
-
-
-def _shift(images: tf.Tensor, limit: int, seed: tf.Tensor) -> tf.Tensor:
-    """Moves each picture by its own whole numbers of pixels; the edge is mirrored."""
-    _, height, width, _ = images.shape
-    count = tf.shape(images)[0]
-    offsets = tf.random.stateless_uniform(
-        [2, count, 1], seed, 0, 2 * limit + 1, tf.int32
-    )
-    padding = [[0, 0], [limit, limit], [limit, limit], [0, 0]]
-    padded = tf.pad(images, padding, "SYMMETRIC")
-    rows = tf.gather(padded, offsets[0] + tf.range(height), axis=1, batch_dims=1)
-    return tf.gather(rows, offsets[1] + tf.range(width), axis=2, batch_dims=1)

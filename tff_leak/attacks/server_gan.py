@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tff_leak.attacks import multitask_gan
+from tff_leak.attacks import multitask_gan, picture_likeness
 from tff_leak.attacks.multitask_gan import (
     VICTIM,
     Asked,
@@ -516,11 +516,11 @@ def _identity_share(
     """See `Note.identity_share`."""
     known = (evidence.victim, evidence.other)
     means = [
-        multitask_gan.unit_means(part.images, part.labels, gan.num_categories)
+        picture_likeness.unit_means(part.images, part.labels, gan.num_categories)
         for part in known
     ]
     both = tf.gather(means[0][1] & means[1][1], asked.category)
-    picture = multitask_gan.unit(drawn)
+    picture = picture_likeness.unit(drawn)
     to_victim, to_other = (
         tf.reduce_sum(picture * tf.gather(mean, asked.category), axis=1)
         for mean, _ in means
@@ -558,7 +558,7 @@ def _with_greys(found: Evidence, auxiliary: Labelled) -> Evidence:
     return Evidence(
         *(
             part._replace(
-                images=multitask_gan.with_greys(part.images, auxiliary.images)
+                images=picture_likeness.with_greys(part.images, auxiliary.images)
             )
             for part in found
         )
@@ -613,8 +613,8 @@ def _agreeing(attack: ServerGan, part: Labelled) -> Labelled:
     Of each class that there is at least one; of equal ones all.
     """
     gan, share = attack.gan, attack.gan.deviations.consensus
-    images = multitask_gan.unit(part.images)
-    means, _ = multitask_gan.unit_means(images, part.labels, gan.num_categories)
+    images = picture_likeness.unit(part.images)
+    means, _ = picture_likeness.unit_means(images, part.labels, gan.num_categories)
     near = tf.reduce_sum(images * tf.gather(means, part.labels), axis=1)
     alike = tf.equal(part.labels[:, tf.newaxis], part.labels[tf.newaxis, :])
     nearer = alike & (near[tf.newaxis, :] > near[:, tf.newaxis])
