@@ -7,6 +7,8 @@ import pytest
 from tff_leak.errors import InputError
 from tff_leak.report import results
 
+OVERVIEW = "The malicious client's GAN, and model inversion"
+
 
 def _summary(seed, recovered, number=3):
     figures = {"judge_share": 1.0, "ssim": 0.6}
@@ -95,12 +97,32 @@ def test_targets_of_a_preset_that_leaves_them_open_stand_together(tmp_path):
     assert "all seeds have: 0.55 [-1.36, 2.46] (2 seeds)." in page
     assert "recovered, target 2: -5.00 (one seed)." in page
     assert "recovered, target 0: 0.30 [" in page
-    overview = {row["attack, by preset"]: row for row in _rows(page, "All attacks")}
+    overview = {row["attack, by preset"]: row for row in _rows(page, OVERVIEW)}
     assert overview["[fig6](#fig6)"]["runs"] == "5"
     assert overview["[fig6](#fig6)"]["targets reached"] == "5 of 5"
     assert overview["[fig6](#fig6)"]["of targets"] == "0, 10"
     assert overview["[fig6](#fig6)"]["recovered, mean over seeds"].startswith("0.55 [")
     assert "[other_target1](#other_target1)" in overview
+
+
+def test_tables_of_a_description_keep_their_columns(tmp_path):
+    _write(tmp_path, "one", _summary(0, 0.4))
+    description = (
+        "What it is, on two\nlines.\n\n"
+        "Measured:\n  seed   0    1\n  share .1 .2\n\n"
+        "none       .81\nnoise, .1 1.1\n           .2\n\n"
+        "So it is."
+    )
+    page = results.render(tmp_path, {"one": description})
+    assert (
+        "What it is, on two\nlines.\n\n"
+        "```text\nMeasured:\n  seed   0    1\n  share .1 .2\n```\n\n"
+        "```text\nnone       .81\nnoise, .1 1.1\n           .2\n```\n\n"
+        "So it is.\n"
+    ) in page
+    prose = "One line,\ntwo lines,\n  a  table\nthree."
+    page = results.render(tmp_path, {"one": prose})
+    assert "One line,\ntwo lines,\n\n```text\n  a  table\n```\n\nthree.\n" in page
 
 
 def test_people_and_epsilon_have_columns_where_there_are_some(tmp_path):
@@ -118,7 +140,7 @@ def test_people_and_epsilon_have_columns_where_there_are_some(tmp_path):
     assert rows[0]["epsilon, a turn"] == "1.23e+04"
     assert rows[0]["epsilon, total"] == "1.23e+06"
     assert rows[1]["epsilon, total"] == "not run"
-    assert _rows(page, "All attacks")[0]["right person nearest"] == "0.900"
+    assert _rows(page, OVERVIEW)[0]["right person nearest"] == "0.900"
 
 
 def test_one_seed_and_undefined_values(tmp_path):
@@ -198,7 +220,7 @@ def test_a_server_gan_has_a_row_for_each_class(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(summary))
     page = results.render(tmp_path, {"mgan_fig4_passive": "What it is."})
-    assert "All attacks" not in page
+    assert OVERVIEW not in page
     _, _, first, second = [line for line in page.splitlines() if line[:1] == "|"]
     cells = [cell.strip() for cell in first.strip("|").split("|")]
     assert cells[:7] == ["3", "passive", "paper", "2", "turned by -35", "4", "yes"]
@@ -307,7 +329,7 @@ def test_a_leak_matrix_has_a_row_for_each_cell(tmp_path):
     cells = [measured, failed, measured | unfit]
     _write(tmp_path, "leak_matrix_digits", summary | {"cells": cells})
     page = results.render(tmp_path, {})
-    assert "All attacks" not in page
+    assert OVERVIEW not in page
     rows = _rows(page, "leak_matrix_digits")
     assert rows[0]["leaks"] == "recovered 0.30 [0.10, 0.50] (2 seeds)"
     late = [row["last half of rounds"] for row in rows]

@@ -36,7 +36,7 @@ def check_versions(modules: Sequence[tuple[str, Any, str]] = _VERSIONS) -> None:
         if not found.startswith(expected):
             raise ImportError(
                 f"{name} is {found}: the in-process runtime was made for {expected}*; "
-                "install the versions of requirements.lock, or use the native runtime"
+                "install the versions of requirements.lock"
             )
 
 
