@@ -51,9 +51,12 @@ class TestDistance:
 
     def test_a_feature_that_does_not_vary_counts_boundedly(self):
         wanted = tf.constant([[1.0, 5.0], [3.0, 5.0]])
-        # Mean variance 1/2, so the second counts by a variance of .005.
+        # Mean variance 1/2, mean square 15: the second counts by .005 + .0015.
         found = feature_distance(wanted, tf.constant([[2.0, 5.1]]))
-        np.testing.assert_allclose(found, 0.01 / 0.005 / 2, rtol=1e-3)
+        np.testing.assert_allclose(found, 0.01 / 0.0065 / 2, rtol=1e-3)
+        # One picture alone: mean square 4, so by .0004.
+        found = feature_distance(tf.constant([[2.0, 2.0]]), tf.constant([[2.0, 2.1]]))
+        np.testing.assert_allclose(found, 0.01 / 0.0004 / 2, rtol=1e-3)
 
     def test_only_what_is_drawn_is_moved(self):
         wanted, drawn = tf.Variable(self.WANTED), tf.Variable([[5.0, 13.0]])

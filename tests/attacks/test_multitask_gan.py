@@ -136,10 +136,6 @@ class TestLossesByHand:
             ("victim_as_real", LN2),  # judged 1/2 real
             ("auxiliary_category", np.log(2)),  # softmax of (ln 2, 0, 0) is 1/2, ...
             ("representative_category", 2 * np.log(3)),  # of three equal logits, twice
-            (
-                "gradient_penalty",
-                3 / 2,
-            ),  # slopes of 1 by three sets, half their squares
         ],
     )
     def test_a_deviation_adds_its_weight_times_a_term(self, deviation, added):
@@ -149,10 +145,6 @@ class TestLossesByHand:
         np.testing.assert_array_equal(
             self._of_g(self.evidence), self._of_g(self.evidence, **{deviation: 0.5})
         )
-
-    def test_without_evidence_the_slope_by_auxiliary_pictures_counts(self):
-        with_it = self._of_d(None, gradient_penalty=0.5)
-        np.testing.assert_allclose(with_it - self._of_d(None), 0.25, rtol=1e-4)
 
     def test_only_the_others_pictures_are_judged_real_or_fake(self):
         # The victim's is taken for real, which costs D ln 4 and G ln 4/3; the other's,
@@ -462,6 +454,49 @@ class TestCoverage:
                 for one in (gan, plain)
             ]
             assert (losses[0] == losses[1]) == same
+
+
+def _squares(weights, inputs, training):
+    """A discriminator of reality 2 p², slope 4 p, and identity 3 q², slope 6 q."""
+    said, _ = _echo(weights, inputs, training)
+    reality, identity = 2.0 * said[:, :1] ** 2, 3.0 * said[:, -1:] ** 2
+    return tf.concat([reality, said[:, 1:-1], identity], axis=1), []
+
+
+def test_the_slopes_that_cost_are_reality_on_real_and_identity_on_representatives():
+    real = Labelled(_saying([0.25, 0.75], 0.8, count=2), tf.constant([0, 0]))
+    evidence = Evidence(
+        Labelled(_saying(0.7, 1.0), tf.constant([0])),
+        Labelled(_saying(0.9, 0.5), tf.constant([0])),
+    )
+    asked = Asked(tf.constant([0]), tf.constant([VICTIM]))
+
+    def added(fake, evidence):
+        plain, penalised = (
+            float(
+                multitask_gan.discriminator_loss(
+                    dataclasses.replace(
+                        _gan(**deviations),
+                        discriminator=dataclasses.replace(D, apply=_squares),
+                    ),
+                    WEIGHTS,
+                    real,
+                    fake,
+                    asked,
+                    evidence,
+                    SEED,
+                )
+            )
+            for deviations in ({}, {"gradient_penalty": 0.5})
+        )
+        return penalised - plain
+
+    of_real = (1.0**2 + 3.0**2) / 2
+    for fake in (_saying(0.6, 0.3), _saying(-1.2, 2.0)):  # fakes are no data
+        np.testing.assert_allclose(
+            added(fake, evidence), 0.25 * (of_real + 6.0**2 + 3.0**2), rtol=1e-4
+        )
+    np.testing.assert_allclose(added(fake, None), 0.25 * of_real, rtol=1e-4)
 
 
 def test_a_penalised_discriminator_is_less_steep():

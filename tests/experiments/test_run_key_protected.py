@@ -524,9 +524,14 @@ def test_two_adversaries_each_with_a_key_and_pictures_of_its_own(tmp_path):
     assert sorted(drawn) == [1, 2]
     assert np.any(drawn[1] != drawn[2])
     # Each adversary with each class of the honest one; the best is that of one pair.
-    assert attack["largest"]["attack"]["entry"] in range(4)
+    largest = attack["largest"]["attack"]
+    pairs = [(1, 0), (1, 1), (2, 0), (2, 1)]
     [best] = attack["targets"]
-    assert best["adversary"] in (1, 2) and best["target"] in (0, 1)
+    assert (best["adversary"], best["target"]) == pairs[largest["entry"]]
+    assert (largest["class"], largest["ssim"]) == (
+        best["target"],
+        best["attack"]["ssim"],
+    )
     kept = read_reconstructions(tmp_path / "run" / "reconstructions.npz")
     assert kept.labels.tolist() == [best["target"]] * 24
     np.testing.assert_array_equal(kept.images, np.concatenate([drawn[1], drawn[2]]))

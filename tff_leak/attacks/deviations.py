@@ -53,7 +53,7 @@ class Deviations:
         as that in L1 is soon reached by backgrounds of different shades. Without it G
         draws one picture of each.
       held_categories: ask G for the victim's pictures of those classes only that the
-        victim's representatives are of. In the active attack there are none.
+        victim's representatives are of. The paper's active attack has none.
       match_greys: each representative gets the greys of auxiliary pictures
         (`picture_likeness.with_greys`), so that D_id cannot tell representatives
         by them and G need not draw grey backgrounds. Which pixel is brighter than
@@ -84,13 +84,16 @@ class Deviations:
         be near to something that G draws, where `class_means` is content with their
         mean and `variety` with any two pictures that differ. G draws two batches more
         for it in each of its steps.
-      gradient_penalty: weight, for D, of half the squared slope of its reality on
-        auxiliary pictures and of its identity on representatives
-        (`gradient_penalty.py`): a steep D pushes G past them, and representatives'
+      gradient_penalty: weight, for D, of half the mean squared slope of its reality on
+        auxiliary pictures, plus that of its identity on the victim's and on the others'
+        representatives (`gradient_penalty.py`), all as they are, without shift,
+        recolouring and noise: a steep D pushes G past them, and representatives'
         artefacts are what it is steep about.
       feature_matching: weight, for G, of how far the mean features in D's last hidden
         layer are apart, of representatives and of what is drawn for their classes and
-        identities (`feature_matching.py`): what D sees in them, beyond pixels.
+        identities (`feature_matching.py`), both without shift, recolouring and noise:
+        what D sees in them, beyond pixels. G draws two batches more for it in each of
+        its steps, and D looks at four.
       consensus: share of each class's representatives, of the last
         `representative_rounds`, that are learnt from: those that correlate best with
         the mean of all of them, as some of every round are failures of the matching.

@@ -24,6 +24,9 @@ def disguise(deviations: Deviations, images: tf.Tensor, seed: tf.Tensor) -> tf.T
       deviations: `max_shift`, `recolour` and `noise` count.
       images: float32 `[n, H, W, C]`.
       seed: int32 `[2]`.
+
+    Returns:
+      float32 `[n, H, W, C]`.
     """
     if deviations.max_shift:
         images = shift(images, deviations.max_shift, derive(seed, _SHIFT))
@@ -46,6 +49,9 @@ def shift(images: tf.Tensor, limit: int, seed: tf.Tensor) -> tf.Tensor:
       images: float32 `[n, H, W, C]`.
       limit: pixels along each axis at most, fewer than the pictures' sides have.
       seed: int32 `[2]`.
+
+    Returns:
+      float32 `[n, H, W, C]`.
     """
     _, height, width, _ = images.shape
     count = tf.shape(images)[0]

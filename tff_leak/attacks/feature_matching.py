@@ -37,11 +37,13 @@ def feature_distance(wanted: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
       drawn: of fakes, `[k, m]`.
 
     Returns:
-      float32, 0 or more. A feature that hardly varies counts with a hundredth of the
-      mean variance at least; 0 where none varies and all agree.
+      float32, 0 or more. A feature that hardly varies counts with a variance of a
+      hundredth of the mean one and a ten-thousandth of the mean square at least, so
+      that it stays finite where none varies.
     """
     wanted = tf.stop_gradient(wanted)
     variance = tf.math.reduce_variance(wanted, axis=0)
-    least = 0.01 * tf.reduce_mean(variance) + 1e-12
+    square = tf.reduce_mean(tf.square(wanted))
+    least = 0.01 * tf.reduce_mean(variance) + 1e-4 * square + 1e-12
     apart = tf.reduce_mean(wanted, axis=0) - tf.reduce_mean(drawn, axis=0)
     return tf.reduce_mean(tf.square(apart) / tf.maximum(variance, least))

@@ -280,7 +280,7 @@ def discriminator_loss(
       seed: int32 `[2]`, of the augmentation.
 
     Returns:
-      float32, in nats.
+      float32, in nats but for `Deviations.gradient_penalty`.
     """
     deviations = gan.deviations
     if evidence is None:

@@ -121,7 +121,7 @@ class Note(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Representatives of the last rounds, newest first; length 0 in the active attack.
+    """Representatives of the last rounds, newest first; length 0 where none are found.
 
     Attributes:
       victim: `[rounds * representatives, ...]`.
