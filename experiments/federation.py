@@ -68,7 +68,7 @@ class Data:
     Attributes:
       source: where it comes from.
       federation: who holds what.
-      judge: the judge's part.
+      judge: the judge's part; empty where there is no attack to judge.
       reference: real images that nobody holds; the shared model is tested on `test`.
       test: see `reference`.
     """
@@ -89,6 +89,7 @@ def load_data(
     adversaries: Sequence[int],
     targets: Sequence[int],
     seed: int,
+    held_out_per_class: int | None = None,
 ) -> Data:
     """Loads a data set and shares it out.
 
@@ -100,12 +101,22 @@ def load_data(
       adversaries: see `build_federation`.
       targets: see `build_federation`.
       seed: of the partition.
+      held_out_per_class: so many images of a class are held out for tests, and none
+        for a judge, who has nothing to do without an attack; None: see
+        `partition.split_pools`.
 
     Raises:
-      InputError: see `data.sources.load` and `build_federation`.
+      InputError: see `data.sources.load`, `partition.split_pools` and
+        `build_federation`.
     """
     source = sources.load(dataset, data_dir=data_dir, seed=seed)
-    pools = partition.split_pools(source, per_class=per_class, seed=seed)
+    pools = partition.split_pools(
+        source,
+        per_class=per_class,
+        judge_per_class=None if held_out_per_class is None else 0,
+        reference_per_class=held_out_per_class,
+        seed=seed,
+    )
     return Data(
         source=source,
         federation=build_federation(

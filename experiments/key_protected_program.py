@@ -82,6 +82,7 @@ class Settings:
       training: the participants' training.
       guesses: of the target's key, at least one for an attack.
       controls: whether attacks have theirs.
+      own_controls: whether each guess that is aimed at a key has one of its own.
       attack: fields of `client_gan.ClientGan` that differ from its defaults.
       generator: the adversaries' generator.
       geometry: sizes of the studies of keys alone.
@@ -100,6 +101,7 @@ class Settings:
     generator: GeneratorSettings
     geometry: Geometry
     snapshot_every: int = 10
+    own_controls: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -255,14 +257,16 @@ class _Planned(NamedTuple):
 def _plan(settings: Settings, dimension: int) -> list[_Planned]:
     """The arms of one dimension: each guess, before it its control if it has one.
 
-    What is aimed at a key has one control in common, the first one's. Each guess
-    without a target has its own, in which it searches as it does.
+    What is aimed at a key has one control in common, the first one's, unless each is to
+    have its own. Each guess without a target has its own, in which it searches as it
+    does.
     """
     planned = []
     aimed_control = None
     for guess in settings.guesses:
         name = f"{guess.name.replace(':', '_')}_d{dimension}"
-        control = aimed_control if guess.aimed else None
+        shared = guess.aimed and not settings.own_controls
+        control = aimed_control if shared else None
         if settings.controls and control is None:
             control = f"control_{name}"
             planned.append(_Planned(control, guess, None, True))

@@ -29,6 +29,7 @@ from experiments.run_clock import RunClock
 from experiments.settings import parse, plain
 from tff_leak.attacks.client_gan import ClientGan
 from tff_leak.defences.key_protection import KeyTraining
+from tff_leak.errors import InputError
 from tff_leak.runtime import cli
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
@@ -49,6 +50,13 @@ _PER_CLASS = flags.DEFINE_integer(
     "per_class",
     None,
     "At most so many images of a class for all participants.",
+    lower_bound=1,
+)
+_HELD_OUT_PER_CLASS = flags.DEFINE_integer(
+    "held_out_per_class",
+    None,
+    "With --study=accuracy: so many images of a class are held out for tests, and none "
+    "for a judge. Default: as for attacks.",
     lower_bound=1,
 )
 _PARTICIPANTS = flags.DEFINE_string("participants", "0-4;5-9", "As in run_client_gan.")
@@ -72,6 +80,12 @@ _SEARCH = flags.DEFINE_string(
     "search", "", "Overrides of SearchTurns, of all searches, e.g. first_turn=10."
 )
 _CONTROLS = flags.DEFINE_bool("controls", True, "Whether attacks have controls.")
+_OWN_CONTROLS = flags.DEFINE_bool(
+    "own_controls",
+    False,
+    "Whether each guess that is aimed at a key has a control of its own; otherwise they "
+    "share the first one's.",
+)
 _KEYS = flags.DEFINE_string(
     "keys", "", "Overrides of KeySettings, e.g. hidden=64,normalisation=batch."
 )
@@ -135,6 +149,7 @@ def _settings() -> key_protected_program.Settings:
         training=build(KeyTraining, _TRAINING),
         guesses=parse_guesses(_GUESSES.value, _search()),
         controls=_CONTROLS.value,
+        own_controls=_OWN_CONTROLS.value,
         attack=attack,
         generator=build(client_gan_program.GeneratorSettings, _GENERATOR),
         geometry=build(Geometry, _GEOMETRY),
@@ -147,6 +162,13 @@ def _search() -> SearchTurns:
 
 
 def _data(seed: int) -> Data:
+    held_out = _HELD_OUT_PER_CLASS.value
+    if held_out is not None and _STUDY.value is not Study.ACCURACY:
+        raise InputError(
+            f"--held_out_per_class is {held_out} with --study={_STUDY.value.value}: "
+            "expected --study=accuracy, as it leaves no judge for an attack's pictures; "
+            "leave it out"
+        )
     return load_data(
         _DATASET.value,
         data_dir=common_flags.DATA_DIR.value,
@@ -155,31 +177,42 @@ def _data(seed: int) -> Data:
         adversaries=integers(_ADVERSARIES),
         targets=integers(_TARGETS),
         seed=seed,
+        held_out_per_class=held_out,
     )
 
 
 def _config(settings: key_protected_program.Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
-    return common_flags.config(threads) | {
-        "experiment": "key_protected",
-        "study": settings.study.value,
-        "dataset": _DATASET.value,
-        "rounds": _ROUNDS.value,
-        "per_class": _PER_CLASS.value,
-        "participants": _PARTICIPANTS.value,
-        "adversaries": integers(_ADVERSARIES),
-        "targets": integers(_TARGETS),
-        "dimensions": list(settings.dimensions),
-        "guesses": [guess.name for guess in settings.guesses],
-        "search": plain(_search()),
-        "controls": settings.controls,
-        "keys": plain(settings.keys),
-        "training": plain(settings.training),
-        "attack": client_gan_program.attack_config(settings.attack),
-        "generator": plain(settings.generator),
-        "geometry": plain(settings.geometry),
-        "snapshot_every": settings.snapshot_every,
+    # Left out where they change nothing, so that older runs can be gone on with.
+    later = {
+        "held_out_per_class": _HELD_OUT_PER_CLASS.value,
+        "own_controls": settings.own_controls or None,
     }
+    chosen = {name: value for name, value in later.items() if value is not None}
+    return (
+        common_flags.config(threads)
+        | chosen
+        | {
+            "experiment": "key_protected",
+            "study": settings.study.value,
+            "dataset": _DATASET.value,
+            "rounds": _ROUNDS.value,
+            "per_class": _PER_CLASS.value,
+            "participants": _PARTICIPANTS.value,
+            "adversaries": integers(_ADVERSARIES),
+            "targets": integers(_TARGETS),
+            "dimensions": list(settings.dimensions),
+            "guesses": [guess.name for guess in settings.guesses],
+            "search": plain(_search()),
+            "controls": settings.controls,
+            "keys": plain(settings.keys),
+            "training": plain(settings.training),
+            "attack": client_gan_program.attack_config(settings.attack),
+            "generator": plain(settings.generator),
+            "geometry": plain(settings.geometry),
+            "snapshot_every": settings.snapshot_every,
+        }
+    )
 
 
 if __name__ == "__main__":

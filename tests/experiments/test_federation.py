@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.federation import build_federation
+from experiments.federation import build_federation, load_data
+from tff_leak.data import sources
 from tff_leak.data.sources import Examples, Source
 from tff_leak.errors import InputError
 
@@ -30,6 +31,35 @@ def test_class_lists_ranges_and_single_classes(source):
     held = [sorted(set(part.labels.tolist())) for part in federation.data]
     assert held == [[0, 2], [1, 3, 4, 5], []]
     assert federation.victim(1) == 1
+
+
+def test_without_a_judge_the_held_out_pictures_are_all_tests(source, monkeypatch):
+    """As the authors of key protected classification share the faces: seven, three."""
+    monkeypatch.setattr(sources, "load", lambda *_, **__: source)
+
+    def load(**changes):
+        data = load_data(
+            "made",
+            data_dir=None,
+            per_class=None,
+            participants="0-2;3-5",
+            adversaries=[],
+            targets=[],
+            seed=0,
+            **changes,
+        )
+        counts = [np.bincount(part.labels).tolist() for part in data.federation.data]
+        rest = [data.judge, data.reference, data.test]
+        return counts, [np.bincount(part.labels, minlength=6).tolist() for part in rest]
+
+    assert load(held_out_per_class=3) == (
+        [[7, 7, 7], [0, 0, 0, 7, 7, 7]],
+        [6 * [0], 6 * [3], 6 * [3]],
+    )
+    assert load() == (
+        [[6, 6, 6], [0, 0, 0, 6, 6, 6]],
+        [6 * [2], 6 * [2], 6 * [2]],
+    )
 
 
 def test_each_gives_everybody_one_class(source):

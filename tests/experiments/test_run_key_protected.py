@@ -413,6 +413,22 @@ class TestAttack:
         assert arms["known_d8"].process is arms["1.0_d8"].process
         assert arms["known_d8"].process is not arms["drift_2_d8"].process
 
+    def test_guesses_aimed_at_a_key_may_have_controls_of_their_own(self):
+        planned = program._plan(_settings(own_controls=True), 8)
+        found = {one.name: one.control for one in planned if not one.is_control}
+        assert found == {
+            "known_d8": "control_known_d8",
+            "1.0_d8": "control_1.0_d8",
+            "drift_2_d8": "control_drift_2_d8",
+        }
+        # A control aims at what its attack aims at, where nobody holds the class.
+        guesses = {one.name: one.guess.name for one in planned if one.is_control}
+        assert guesses == {
+            "control_known_d8": "known",
+            "control_1.0_d8": "1.0",
+            "control_drift_2_d8": "drift:2",
+        }
+
     def test_every_attack_ran_towards_its_own_key(self, finished):
         _, _, states, summary = finished
         guesses = [attack["guess"] for attack in summary["attacks"]]
@@ -583,13 +599,20 @@ def test_keys_alone(tmp_path, study):
     assert f"{rows[0][name]:.4f}" in results.render(tmp_path / "docs", {})
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "flag,message",
+    [
+        ("--guesses=oracle", "--guesses has 'oracle'"),
+        ("--held_out_per_class=3", "is 3 with --study=attack: expected --study="),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flag, message):
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             "experiments.run_key_protected",
-            "--guesses=oracle",
+            flag,
             f"--output_dir={tmp_path / 'run'}",
         ],
         cwd=ROOT,
@@ -599,5 +622,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     )
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
-    assert "--guesses has 'oracle'" in line
+    assert message in line
     assert not (tmp_path / "run").exists()
