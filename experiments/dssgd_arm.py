@@ -48,6 +48,8 @@ class DssgdArm:
         the place for what a training keeps private, such as keys.
       measure: what else is measured at the end of a round, by metric; the server's and
         all participants' states are open to it, as to an experimenter after the fact.
+      every_turn: whether accuracy is measured after every turn of a round, and not at
+        its end alone.
     """
 
     process: Any
@@ -61,6 +63,7 @@ class DssgdArm:
     spending: Callable[[Sequence[int]], float] | None = None
     initial_client_state: Callable[..., dssgd.ClientState] = dssgd.initial_client_state
     measure: Callable[[ArmState], Mapping[str, float]] | None = None
+    every_turn: bool = True
 
     async def initialize(self) -> ArmState:
         """The state before round 1."""
@@ -85,7 +88,8 @@ class DssgdArm:
 
         Returns:
           The state, and the metrics: `task_accuracy` at the end of the round and, in
-          rounds of 2 to 8 turns, after each (`task_accuracy_turn_1`, ...),
+          rounds of 2 to 8 turns, after each (`task_accuracy_turn_1`, ...; if
+          `every_turn`),
           `train_loss` (nats, mean over the round's examples), `uploaded` (share of the
           parameters, mean over turns); of
           adversaries the means of `attack_loss` (nats), `attack_share` (share of G's
@@ -105,6 +109,7 @@ class DssgdArm:
         metrics: dict[str, float] = {}
         turns = []
         accuracy = None
+        measured = self.every_turn and 1 < len(cohorts) <= _MAX_MEASURED_TURNS
         for number, cohort in enumerate(cohorts, start=1):
             server, new_states, turn = await self.process.next(
                 server,
@@ -115,7 +120,7 @@ class DssgdArm:
                 # By number: TFF does not promise the order of clients.
                 clients[int(new_state.participant)] = new_state
             turns.append(turn)
-            if 1 < len(cohorts) <= _MAX_MEASURED_TURNS:
+            if measured:
                 accuracy = await asyncio.to_thread(self.accuracy, server)
                 metrics[f"task_accuracy_turn_{number}"] = accuracy
         if accuracy is None:

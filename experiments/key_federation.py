@@ -50,6 +50,10 @@ class KeySettings:
     normalisation: Normalisation = Normalisation.INSTANCE
     hit_score: float = 0.5
 
+    def normalisation_of(self, dimension: int) -> Normalisation | None:
+        """Behind the fixed layer of keys this long; None: there is no such layer."""
+        return self.normalisation if dimension >= self.fixed_from else None
+
     def __post_init__(self):
         for name in ("fixed_from", "hidden"):
             if getattr(self, name) < 1:
@@ -107,13 +111,12 @@ def build_embedding(
     source: Source, dimension: int, settings: KeySettings, seed: int
 ) -> Network:
     """Builds the shared model: the paper of the attack's CNN, with keys at its end."""
-    fixed = dimension >= settings.fixed_from
     return key_embedding(
         f"keys_{dimension}",
         functools.partial(papers_classifier, source.image_shape),
         dimension,
         hidden=settings.hidden,
-        normalisation=settings.normalisation if fixed else None,
+        normalisation=settings.normalisation_of(dimension),
         seed=seed,
     )
 
@@ -144,11 +147,14 @@ class OfflineEvaluator:
       network: the embedding.
       tables: of all participants.
       test: examples of the classes that somebody has a key for.
+      each_by_itself: whether the network's output for a picture is the same whatever
+        stands beside it, so that only pictures that are asked after need be shown.
     """
 
     network: Network
     tables: Sequence[KeyTable]
     test: Examples
+    each_by_itself: bool = False
 
     def accuracy(self, server: dssgd.ServerState) -> float:
         """Measures a model by Eq. 4, over all keys of all participants."""
@@ -170,9 +176,9 @@ class OfflineEvaluator:
         for number in np.unique(owners):
             own = state.server._replace(parameters=state.clients[number].parameters)
             columns = owners == number
-            examples = np.isin(self.test.labels, classes[columns])
-            chosen = self._scores(own)[examples][:, columns]
-            right = _share_right(chosen, classes[columns], self.test.labels[examples])
+            asked = np.isin(self.test.labels, classes[columns])
+            chosen = self._scores_where(asked, own)[:, columns]
+            right = _share_right(chosen, classes[columns], self.test.labels[asked])
             found.append(right)
         return {
             "own_accuracy": float(np.mean(found)),
@@ -198,14 +204,24 @@ class OfflineEvaluator:
             rows.append(row)
         return rows
 
-    def _scores(self, server: dssgd.ServerState) -> np.ndarray:
-        """Of all test examples with all keys, float32 `[n, k]`."""
+    def _scores_where(self, asked: np.ndarray, server: dssgd.ServerState) -> np.ndarray:
+        """Of the test examples of a mask `[n]`, float32 `[its sum, k]`."""
+        if self.each_by_itself:
+            return self._scores(server, self.test.images[asked])
+        return self._scores(server)[asked]
+
+    def _scores(
+        self, server: dssgd.ServerState, images: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Of images, or all test examples, with all keys, float32 `[n, k]`."""
+        if images is None:
+            images = self.test.images
         keys, _ = _all_keys(self.tables)
         weights = dssgd.model_weights(self.network, server)
         parts = []
-        for start in range(0, len(self.test), _BATCH):
-            images = tf.constant(self.test.images[start : start + _BATCH])
-            parts.append(scores(self.network.outputs(weights, images), keys).numpy())
+        for start in range(0, len(images), _BATCH):
+            batch = tf.constant(images[start : start + _BATCH])
+            parts.append(scores(self.network.outputs(weights, batch), keys).numpy())
         return np.concatenate(parts)
 
 

@@ -83,8 +83,8 @@ _CONTROLS = flags.DEFINE_bool("controls", True, "Whether attacks have controls."
 _OWN_CONTROLS = flags.DEFINE_bool(
     "own_controls",
     False,
-    "Whether each guess that is aimed at a key has a control of its own; otherwise they "
-    "share the first one's.",
+    "Whether each guess that is aimed at a key has a control of its own; otherwise "
+    "they share the first one's.",
 )
 _KEYS = flags.DEFINE_string(
     "keys", "", "Overrides of KeySettings, e.g. hidden=64,normalisation=batch."
@@ -166,7 +166,7 @@ def _data(seed: int) -> Data:
     if held_out is not None and _STUDY.value is not Study.ACCURACY:
         raise InputError(
             f"--held_out_per_class is {held_out} with --study={_STUDY.value.value}: "
-            "expected --study=accuracy, as it leaves no judge for an attack's pictures; "
+            "expected --study=accuracy, as no judge is left for an attack's pictures; "
             "leave it out"
         )
     return load_data(

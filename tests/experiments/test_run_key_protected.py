@@ -20,9 +20,9 @@ import tensorflow_federated as tff
 
 from computations import dssgd
 from experiments import evaluation as evaluation_lib
+from experiments import key_federation, key_protected_report
 from experiments import key_protected_evaluation as evaluation
 from experiments import key_protected_program as program
-from experiments import key_protected_report
 from experiments.client_gan_program import GeneratorSettings
 from experiments.dssgd_arm import ArmState
 from experiments.federation import build_federation
@@ -38,7 +38,12 @@ from experiments.run_clock import RunClock
 from tff_leak.attacks.key_search import SearchMethod
 from tff_leak.data import partition, sources
 from tff_leak.data.sources import Examples
-from tff_leak.defences.key_protection import KeyDistribution, KeyTraining
+from tff_leak.defences.key_protection import (
+    KeyDistribution,
+    KeyTraining,
+    Normalisation,
+    scores,
+)
 from tff_leak.errors import InputError
 from tff_leak.metrics.reconstruction import TargetInputs
 from tff_leak.models import layers
@@ -165,10 +170,10 @@ class TestEvaluator:
         KeyTable((1, 2), np.eye(3, dtype="f4")[[2, 0]], np.eye(3, dtype="f4")[[1]]),
     ]
 
-    def _evaluator(self, embeddings, labels):
+    def _evaluator(self, embeddings, labels, **settings):
         images = np.array(embeddings, np.float32).reshape([-1, 1, 1, 3])
         test = Examples(images, np.array(labels, np.int32))
-        return OfflineEvaluator(self.network, self.table, test)
+        return OfflineEvaluator(self.network, self.table, test, **settings)
 
     def _server(self, scale=1.0):
         parameters = flatten([tf.eye(3) * scale, tf.zeros([3])]).numpy()
@@ -177,8 +182,11 @@ class TestEvaluator:
     # Keys: 0 and 2 (participant 1) at e1, 2 (participant 0) at e2, 1 at e3.
     EXAMPLES = ([0.9, 0.1, 0.0], [0.0, 0.9, 0.1], [0.1, 0.2, 0.9], [0.1, 0.9, 0.2])
 
-    def test_eq_4_over_all_keys_and_over_own_ones(self):
-        evaluator = self._evaluator(self.EXAMPLES, [0, 2, 1, 1])
+    @pytest.mark.parametrize("each_by_itself", [False, True])
+    def test_eq_4_over_all_keys_and_over_own_ones(self, each_by_itself):
+        evaluator = self._evaluator(
+            self.EXAMPLES, [0, 2, 1, 1], each_by_itself=each_by_itself
+        )
         # Right: the first, of equal scores the first key's, 2 by its first key, and 1;
         # the last is taken for 2.
         assert evaluator.accuracy(self._server()) == 0.75
@@ -191,6 +199,46 @@ class TestEvaluator:
         found = evaluator.measure(state)
         assert found["own_accuracy"] == pytest.approx((1.0 + 1 / 3) / 2)
         assert found["own_accuracy_least"] == pytest.approx(1 / 3)
+
+    def test_pictures_are_shown_apart_where_their_neighbours_do_not_count(
+        self, monkeypatch
+    ):
+        shown = []
+
+        def noted(embeddings, keys):
+            shown.append(len(embeddings))
+            return scores(embeddings, keys)
+
+        monkeypatch.setattr(key_federation, "scores", noted)
+        state = ArmState(self._server(), 2 * [_Client(self._server().parameters)])
+        for apart, counts in ((True, [2, 3]), (False, [4, 4])):
+            evaluator = self._evaluator(
+                self.EXAMPLES, [0, 2, 1, 1], each_by_itself=apart
+            )
+            evaluator.measure(state)
+            assert shown == counts
+            shown.clear()
+
+    @pytest.mark.parametrize(
+        "dimension,normalisation,apart",
+        [(8, "batch", True), (16, "instance", True), (16, "batch", False)],
+    )
+    def test_over_the_batch_neighbours_count(self, dimension, normalisation, apart):
+        keys = KeySettings(
+            fixed_from=16, hidden=8, normalisation=Normalisation(normalisation)
+        )
+        experiment = program.build_experiment(
+            _settings(
+                study=program.Study.ACCURACY,
+                guesses=[],
+                keys=keys,
+                dimensions=[dimension],
+            ),
+            _data(adversaries=(), targets=()),
+        )
+        [arm] = experiment.federations.values()
+        assert arm.evaluator.each_by_itself is apart
+        assert arm.arm.every_turn
 
     def test_scores_of_shared_classes(self):
         rows = self._evaluator(self.EXAMPLES, [0, 2, 1, 1]).class_scores(self._server())
@@ -477,6 +525,8 @@ class TestAttack:
         path, _, _, summary = finished
         with open(path / "metrics.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        assert "known_d8/task_accuracy" in rows[0]
+        assert not any("task_accuracy_turn" in name for name in rows[0])
         for attack in summary["attacks"]:
             least = [float(row[f"{attack['arm']}/own_accuracy_least"]) for row in rows]
             trained = [i for i, value in enumerate(least, start=1) if value >= 0.97]
