@@ -21,7 +21,7 @@ def _dataset(shape, classes, seed, label_type=np.int32):
 def test_the_code_of_composing_md_runs():
     text = (ROOT / "docs" / "composing.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     model = tf.keras.Sequential(
         [
             tf.keras.layers.Input((8, 8, 1)),
@@ -53,7 +53,16 @@ def test_the_code_of_composing_md_runs():
     assert names["found"].images.shape == (2, 2, 32, 32, 1)
     assert np.all(np.isfinite(names["found"].objective))
     exec(blocks[3], names)
+    assert int(names["server"].turn) == 4
+    for client, table in zip(names["clients"], names["tables"], strict=True):
+        np.testing.assert_array_equal(client.training, table)
+    assert -1 <= float(names["metrics"]["loss"]) < 0
+    assert set(names["classes"].numpy()) <= {0, 1, 2, 3}
+    exec(blocks[4], names)
     assert names["state"].client_work.round == 3
     # Three Gaussian mechanisms of 2 are one of 2 / sqrt(3), of which the exact epsilon
     # is 3.71; Renyi's is above it.
     assert 3.7 < names["spent"] < 1.1 * 3.71
+    exec(blocks[5], names)
+    changed = np.count_nonzero(names["after"].parameters - names["before"].parameters)
+    assert 0 < changed <= round(0.1 * len(names["before"].parameters)) + 1
