@@ -238,40 +238,9 @@ def build_passive_finalizer(
     _check(network, attack, auxiliary)
     root = seeding.root(seed)
 
-    def attack_round(state, weights, rows):
-        victims = tf.equal(rows.client_id, victim)
-        shared = list(weights.trainable)
-        updates = list(rows.value)
-
-        def learn():
-            of_round = derive(root, Role.SERVER_GAN, 1 + state.round)
-            watched = server_gan.watched(attack, victims, of_round)
-            images, labels = find_representatives(
-                Weights(shared, list(weights.non_trainable)),
-                [tf.gather(update, watched) for update in updates],
-                derive(of_round, _REPRESENTATIVES),
-            )
-            _check_found(attack, images, labels)
-            among = tf.gather(victims, watched)
-            found = Evidence(
-                _of_clients(among, images, labels),
-                _of_clients(~among, images, labels),
-            )
-            model = _models_of(victims, shared, updates, update_scale)
-            sight = Sight(shared, model, found, _row_of(victims, updates))
-            return server_gan.passive_round(
-                attack, state, sight, _constant(auxiliary), of_round
-            )
-
-        def wait():
-            # Representatives take most of the time: the memory begins with the attack.
-            return state._replace(round=state.round + 1)
-
-        def take_part():
-            return tf.cond(server_gan.has_started(attack, state), learn, wait)
-
-        teaches = tf.reduce_any(victims) & ~tf.reduce_all(victims)
-        return tf.cond(teaches, take_part, lambda: state)
+    attack_round = _passive_attack(
+        attack, victim, find_representatives, auxiliary, update_scale, root
+    )
 
     def update(state, weights, after, rows):
         return after, attack_round(state, weights, rows)
@@ -317,40 +286,7 @@ def build_active_finalizer(
     _check(network, attack, auxiliary)
     root = seeding.root(seed)
 
-    def attack_round(state, weights, rows):
-        victims = tf.equal(rows.client_id, victim)
-
-        def isolated():
-            before = list(weights.non_trainable)
-            return _models_of(victims, before, list(rows.value), 1.0)
-
-        def learn():
-            of_round = derive(root, Role.SERVER_GAN, 1 + state.round)
-            found = None
-            if find_representatives is not None:
-                found = _found_apart(
-                    attack, find_representatives, weights, victims, rows.value, of_round
-                )
-            return server_gan.active_round(
-                attack,
-                state,
-                list(weights.trainable),
-                isolated(),
-                _constant(auxiliary),
-                of_round,
-                found,
-            )
-
-        def with_the_victim():
-            if find_representatives is None:
-                return learn()
-            alone = tf.reduce_all(victims)  # With nobody to tell it from.
-            rests = alone | ~server_gan.has_started(attack, state)
-            return tf.cond(
-                rests, lambda: _pass_on(state, isolated(), counts=~alone), learn
-            )
-
-        return tf.cond(tf.reduce_any(victims), with_the_victim, lambda: state)
+    attack_round = _active_attack(attack, victim, find_representatives, auxiliary, root)
 
     def update(state, weights, after, rows):
         state = attack_round(state, weights, rows)
@@ -587,6 +523,101 @@ def _build_honest(
     else:
         honest = builder(weights_type, observed_type.aggregate)
     return aggregate_only(honest, observed_type)
+
+
+def _passive_attack(
+    attack: ServerGan,
+    victim: int,
+    find_representatives: FindRepresentatives,
+    auxiliary: Labelled,
+    update_scale: float,
+    root: np.ndarray,
+) -> Callable[..., Any]:
+    """`(attack's state, weights, rows) -> attack's state`, of one passive round."""
+
+    def attack_round(state, weights, rows):
+        victims = tf.equal(rows.client_id, victim)
+        shared = list(weights.trainable)
+        updates = list(rows.value)
+
+        def learn():
+            of_round = derive(root, Role.SERVER_GAN, 1 + state.round)
+            watched = server_gan.watched(attack, victims, of_round)
+            images, labels = find_representatives(
+                Weights(shared, list(weights.non_trainable)),
+                [tf.gather(update, watched) for update in updates],
+                derive(of_round, _REPRESENTATIVES),
+            )
+            _check_found(attack, images, labels)
+            among = tf.gather(victims, watched)
+            found = Evidence(
+                _of_clients(among, images, labels),
+                _of_clients(~among, images, labels),
+            )
+            model = _models_of(victims, shared, updates, update_scale)
+            sight = Sight(shared, model, found, _row_of(victims, updates))
+            return server_gan.passive_round(
+                attack, state, sight, _constant(auxiliary), of_round
+            )
+
+        def wait():
+            # Representatives take most of the time: the memory begins with the attack.
+            return state._replace(round=state.round + 1)
+
+        def take_part():
+            return tf.cond(server_gan.has_started(attack, state), learn, wait)
+
+        teaches = tf.reduce_any(victims) & ~tf.reduce_all(victims)
+        return tf.cond(teaches, take_part, lambda: state)
+
+    return attack_round
+
+
+def _active_attack(
+    attack: ServerGan,
+    victim: int,
+    find_representatives: FindRepresentatives | None,
+    auxiliary: Labelled,
+    root: np.ndarray,
+) -> Callable[..., Any]:
+    """`(attack's state, weights, rows) -> attack's state`, of one active round."""
+
+    def attack_round(state, weights, rows):
+        victims = tf.equal(rows.client_id, victim)
+
+        def isolated():
+            before = list(weights.non_trainable)
+            return _models_of(victims, before, list(rows.value), 1.0)
+
+        def learn():
+            of_round = derive(root, Role.SERVER_GAN, 1 + state.round)
+            found = None
+            if find_representatives is not None:
+                found = _found_apart(
+                    attack, find_representatives, weights, victims, rows.value, of_round
+                )
+            return server_gan.active_round(
+                attack,
+                state,
+                list(weights.trainable),
+                isolated(),
+                _constant(auxiliary),
+                of_round,
+                found,
+            )
+
+        def with_the_victim():
+            if find_representatives is None:
+                return learn()
+            alone = tf.reduce_all(victims)  # With nobody to tell it from.
+            rests = alone | ~server_gan.has_started(attack, state)
+            return tf.cond(
+                rests, lambda: _pass_on(state, isolated(), counts=~alone), learn
+            )
+
+        return tf.cond(tf.reduce_any(victims), with_the_victim, lambda: state)
+
+    return attack_round
 
 
 def _models_of(

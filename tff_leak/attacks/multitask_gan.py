@@ -480,18 +480,9 @@ def train_generator(
                     ),
                     lambda: 0.0,
                 )
-            if gan.deviations.coverage and evidence is not None:
-                loss += gan.deviations.coverage * _uncovered(
-                    gan, trainable, evidence, of_step
-                )
-            if gan.deviations.feature_matching and evidence is not None:
-                loss += gan.deviations.feature_matching * _features_apart(
-                    gan, critics.weights, trainable, evidence, of_step
-                )
-            if gan.patch_discriminator:
-                loss += gan.deviations.local_reality * fooling_loss(
-                    gan.patch_discriminator, critics.patches.trainable, fake
-                )
+            loss = _with_deviations(
+                loss, gan, critics, trainable, fake, evidence, of_step
+            )
         gradients = tape.gradient(loss, trainable)
         if explained is not None:
             gradients = _finite_or_none(gradients)
@@ -545,6 +536,31 @@ def ask(
     if distinct < count:
         return Asked(tf.tile(category, [2]), tf.tile(identity, [2]))
     return Asked(category, identity)
+
+
+def _with_deviations(
+    loss: tf.Tensor,
+    gan: MultitaskGan,
+    critics: Critics,
+    generator: Tensors,
+    fake: tf.Tensor,
+    evidence: Evidence | None,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """A step's loss with what `Deviations` adds that needs G or the patches' critic."""
+    deviations = gan.deviations
+    if deviations.coverage and evidence is not None:
+        apart = _uncovered(gan, generator, evidence, seed)
+        loss += deviations.coverage * apart
+    if deviations.feature_matching and evidence is not None:
+        apart = _features_apart(gan, critics.weights, generator, evidence, seed)
+        loss += deviations.feature_matching * apart
+    if gan.patch_discriminator:
+        seen_through = fooling_loss(
+            gan.patch_discriminator, critics.patches.trainable, fake
+        )
+        loss += deviations.local_reality * seen_through
+    return loss
 
 
 def _class_means_loss(
