@@ -174,7 +174,7 @@ class OfflineEvaluator:
         _, classes = _all_keys(self.tables)
         found = []
         for number in np.unique(owners):
-            own = state.server._replace(parameters=state.clients[number].parameters)
+            own = _own_model(state, number)
             columns = owners == number
             asked = np.isin(self.test.labels, classes[columns])
             chosen = self._scores_where(asked, own)[:, columns]
@@ -184,6 +184,20 @@ class OfflineEvaluator:
             "own_accuracy": float(np.mean(found)),
             "own_accuracy_least": float(min(found)),
         }
+
+    def participants_accuracy(self, state: ArmState, examples: Examples) -> float:
+        """The mean over participants of what `accuracy` is of their own models.
+
+        Args:
+          state: the participants' models are those that their last turns left.
+          examples: float32 images and labels, of classes that somebody has a key for.
+        """
+        _, classes = _all_keys(self.tables)
+        found = []
+        for number in range(len(self.tables)):
+            answers = self._scores(_own_model(state, number), examples.images)
+            found.append(_share_right(answers, classes, examples.labels))
+        return float(np.mean(found))
 
     def class_scores(self, server: dssgd.ServerState) -> list[dict]:
         """Scores of the classes' test examples with all keys (section 5.5).
@@ -249,6 +263,11 @@ def overlap(key: np.ndarray, tables: Sequence[KeyTable], skip: Collection[int]) 
         "class": int(classes[best]),
         "rival": float(np.max(np.concatenate(rest) @ key)),
     }
+
+
+def _own_model(state: ArmState, participant: int) -> dssgd.ServerState:
+    """The participant's own model, as its last turn left it, in the server's place."""
+    return state.server._replace(parameters=state.clients[participant].parameters)
 
 
 def _all_keys(tables: Sequence[KeyTable]) -> tuple[np.ndarray, np.ndarray]:

@@ -343,8 +343,9 @@ def _accuracy_report(
     pictures = _accuracy_curves(experiment, directory)
     text = (
         "Mean participant accuracy: of each participant's model right after its turn, "
-        "on held-out images of all classes, over all keys (Eq. 4), which are released "
-        "to this evaluator alone. Own keys: on a participant's own classes."
+        "on held-out images of all classes, at most 2,000, over all keys (Eq. 4); these "
+        "are released to this evaluator alone. Of all tests: the same after the last "
+        "turn of each, on all of them. Own keys: on a participant's own classes."
     )
     best = max(found, key=lambda one: one["participant_accuracy"])
     verdict = (
@@ -397,6 +398,8 @@ def _accuracy_table(found: Sequence[Mapping[str, Any]]) -> tuple:
     keys = {
         "d": "dimension",
         "mean participant accuracy": "participant_accuracy",
+        "of all tests": "participant_accuracy_all_tests",
+        "tests": "all_tests",
         "best": "best_participant_accuracy",
         "in epoch": "best_round",
         "own keys": "own_accuracy",

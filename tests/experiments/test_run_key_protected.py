@@ -199,6 +199,9 @@ class TestEvaluator:
         found = evaluator.measure(state)
         assert found["own_accuracy"] == pytest.approx((1.0 + 1 / 3) / 2)
         assert found["own_accuracy_least"] == pytest.approx(1 / 3)
+        # Over all keys the opposite model has none of the four right.
+        every = evaluator.participants_accuracy(state, evaluator.test)
+        assert every == pytest.approx((0.75 + 0.0) / 2)
 
     def test_pictures_are_shown_apart_where_their_neighbours_do_not_count(
         self, monkeypatch
@@ -626,6 +629,11 @@ def test_accuracy_of_shared_classes(tmp_path):
     turns = [float(last[f"d8/task_accuracy_turn_{turn}"]) for turn in (1, 2)]
     assert short["participant_accuracy"] == pytest.approx(np.mean(turns))
     assert short["own_accuracy"] == pytest.approx(float(last["d8/own_accuracy"]))
+    # Here the reference is what was tested on; a participant's own model right after
+    # its turn is the server's.
+    every = short["participant_accuracy_all_tests"]
+    assert every == pytest.approx(short["participant_accuracy"])
+    assert short["all_tests"] == 18
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Mean participant accuracy" in page
 
