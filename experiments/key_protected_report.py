@@ -343,7 +343,7 @@ def _accuracy_report(
     pictures = _accuracy_curves(experiment, directory)
     text = (
         "Mean participant accuracy: of each participant's model right after its turn, "
-        "on held-out images of all classes, at most 2,000, over all keys (Eq. 4); these "
+        "on at most 2,000 held-out images of all classes, over all keys (Eq. 4), which "
         "are released to this evaluator alone. Of all tests: the same after the last "
         "turn of each, on all of them. Own keys: on a participant's own classes."
     )
