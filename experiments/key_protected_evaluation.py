@@ -3,7 +3,9 @@
 An attack with a random key has no target. Its score is then the largest over the
 classes that honest participants hold, and so is its control's: the largest of several
 is above their mean even where nothing leaked. Classes that other adversaries hold are
-victims', too: of those the judge's share is told (`elsewhere`).
+victims', too: of those the judge's share is told (`elsewhere`), without a control of
+its own: in the control of an attack without a target only honest participants hold
+nothing, and other adversaries' classes are still trained on.
 """
 
 import csv
@@ -25,7 +27,7 @@ from experiments.key_protected_program import (
     KeyArm,
     Study,
     draw,
-    honest_classes,
+    unknown_classes,
 )
 from experiments.report_parts import metrics_rows, series_of
 from experiments.run_clock import RunClock
@@ -242,15 +244,9 @@ def _score(
 ) -> dict[str, Any]:
     """The figures of one attack: of its targets, or of the class that it shows best."""
     federation = data.federation
-    entries = [
-        Entry(*pair)
-        for pair in zip(federation.adversaries, federation.targets, strict=True)
-    ]
-    if not arm.guess.aimed:
-        classes = honest_classes(federation)
-        entries = [
-            Entry(*pair) for pair in itertools.product(federation.adversaries, classes)
-        ]
+    targets = zip(federation.adversaries, federation.targets, strict=True)
+    pairs = targets if arm.guess.aimed else unknown_classes(federation)
+    entries = [Entry(*pair) for pair in pairs]
     controls = drawn.get(arm.control, {})
     inputs = [
         _inputs(data, entry, drawn[arm.name][entry.adversary], controls)
@@ -289,6 +285,9 @@ def _best_shown(
         for found, entry in zip(apart, entries, strict=True)
     ]
     largest = {name: _largest(targets, name) for name in ("attack", "control")}
+    # The one with the largest `recovered` need not be one that is reached.
+    reached = sum(bool(one["reached"]["value"]) for one in targets)
+    largest["attack"] |= {"reached_pairs": reached, "pairs": len(targets)}
     best = largest["attack"]["entry"]
     identity = identity_of(data, [inputs[best]], window)
     if identity and largest["control"]:

@@ -59,6 +59,8 @@ from tff_leak.runtime.seeding import Role
 from tff_leak.threat import check_process
 
 SNAPSHOT_SAMPLES = 40
+# A fixed layer of 1024 inputs then has 4 GB.
+_MAX_DIMENSION = 2**20
 FIXED_ATTACK_FIELDS = (*client_gan_program.FIXED_ATTACK_FIELDS, "start_accuracy")
 """Fields of `ClientGan` that no flag sets; accuracy cannot be had without all keys."""
 
@@ -228,14 +230,25 @@ def draw(
     return drawn
 
 
-def honest_classes(federation: Federation) -> list[int]:
-    """Classes that honest participants hold, in rising order."""
-    held = [
-        np.unique(data.labels)
-        for number, data in enumerate(federation.data)
+def unknown_classes(federation: Federation) -> list[tuple[int, int]]:
+    """What an attack without a target may show.
+
+    Returns:
+      (adversary, class) for each class that an honest participant holds and the
+      adversary does not: of pictures of its own nothing leaks.
+    """
+    held = [np.unique(data.labels).astype(int).tolist() for data in federation.data]
+    honest = {
+        label
+        for number, labels in enumerate(held)
         if number not in federation.adversaries
+        for label in labels
+    }
+    return [
+        (number, label)
+        for number in federation.adversaries
+        for label in sorted(honest - set(held[number]))
     ]
-    return np.unique(np.concatenate(held)).astype(int).tolist()
 
 
 def _honest_arm(settings: Settings, data: Data, dimension: int) -> Iterator[KeyArm]:
@@ -462,10 +475,10 @@ def _check_dimensions(dimensions: Sequence[int]) -> None:
             "list"
         )
     for dimension in dimensions:
-        if dimension < 2:
+        if not 2 <= dimension <= _MAX_DIMENSION:
             raise InputError(
-                f"--dimensions has {dimension}: expected 2 or more; the paper has 10 "
-                "to 16384"
+                f"--dimensions has {dimension}: expected 2 to {_MAX_DIMENSION}; the "
+                "paper has 10 to 16384"
             )
 
 
@@ -477,6 +490,11 @@ def _check(settings: Settings, federation: Federation) -> None:
                 "participants; leave it out or choose --study=attack"
             )
         return
+    if settings.own_controls and not settings.controls:
+        raise InputError(
+            "--own_controls is true with --controls=false: expected controls, as each "
+            "attack is to have its own; leave one out"
+        )
     if not federation.adversaries or not settings.guesses:
         raise InputError(
             "--adversaries or --guesses is empty with --study=attack: expected a "

@@ -79,8 +79,7 @@ def _strongest(attacks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     unaided = [attack for attack in attacks if _is_unaided(attack)]
 
     def strength(attack):
-        pooled = attack["pooled"]
-        return pooled["reached_count"], pooled["attack"]["judge_share"]
+        return _reached(attack)[0], attack["pooled"]["attack"]["judge_share"]
 
     return max(unaided or attacks, key=strength)
 
@@ -154,7 +153,11 @@ def _comparison(
         header += ["right person nearest", "control's"]
     rows = [_row(attack) for attack in attacks]
     pictures = []
-    for key, axis in (("distance", "distance of the guess"), ("effort", "effort")):
+    axes = {
+        "distance": "distance of the guess",
+        "effort": "effort, all turns of a search together",
+    }
+    for key, axis in axes.items():
         series = _recovered_over(attacks, key)
         if series:
             drawn = figures.curves(
@@ -173,7 +176,10 @@ def _comparison(
         "weights and moments are searches with their effort a turn. All trained: the "
         "first round after which everybody has 97% on its own classes, where the paper "
         "stops. Judge share, any class: of the class that the judge names most among "
-        f"all that the adversary does not hold itself. {_LARGEST_TEXT}"
+        "all that the adversary does not hold itself; of other adversaries' classes "
+        "there is no control, as these keep theirs where honest participants have no "
+        "data. Reached, without a target: of all pairs of an adversary and a class of "
+        f"honest participants that it does not hold. {_LARGEST_TEXT}"
     )
     tables = [("Attacks", header, rows)]
     return html.Section("Guesses compared", text, figures=pictures, tables=tables)
@@ -194,7 +200,7 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
         _title(attack),
         ", ".join(str(one["target"]) for one in attack["targets"]),
         pooled["recovered"],
-        f"{pooled['reached_count']} of {len(pooled['targets'])}",
+        "{} of {}".format(*_reached(attack)),
         pooled["attack"]["judge_share"],
         control["judge_share"] if control else "not run",
         *counted,
@@ -208,14 +214,22 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
     ]
 
 
+def _reached(attack: Mapping[str, Any]) -> tuple[int, int]:
+    """How many were reached of how many: targets, or pairs of adversary and class."""
+    if attack["largest"]:
+        best = attack["largest"]["attack"]
+        return best["reached_pairs"], best["pairs"]
+    return attack["pooled"]["reached_count"], len(attack["pooled"]["targets"])
+
+
 def _elsewhere(attack: Mapping[str, Any]) -> list[object]:
     if not attack["largest"]:
         return [""]
     found, control = attack["elsewhere"]["attack"], attack["elsewhere"]["control"]
     if not found:
         return [""]
-    of_control = f"{control['judge_share']:.2f}" if control else "not run"
-    text = f"{found['judge_share']:.2f} ({found['class']}; control {of_control})"
+    alone = f"{control['judge_share']:.2f}" if control else "not run"
+    text = f"{found['judge_share']:.2f} ({found['class']}; without honest data {alone})"
     return [text]
 
 
@@ -232,7 +246,10 @@ def _people(identity: Mapping[str, Any] | None) -> list[object]:
 def _recovered_over(
     attacks: Sequence[Mapping[str, Any]], key: str
 ) -> dict[str, tuple[list[float], list[float | None]]]:
-    """Recovered by distance or effort, a series a dimension (and method)."""
+    """Recovered by distance or effort, a series a dimension (and method).
+
+    What is best of several classes has its control beside it.
+    """
     series: dict[str, list[tuple[float, float | None]]] = {}
     for attack in attacks:
         if attack[key] is None:
@@ -242,6 +259,9 @@ def _recovered_over(
         method = f"{attack['guess'].partition(':')[0]}, " if key == "effort" else ""
         name = f"{method}d = {attack['dimension']}"
         series.setdefault(name, []).append((attack[key], found["recovered"]))
+        if largest and largest["control"]:
+            of_control = largest["control"]["recovered"]
+            series.setdefault(f"{name}, control", []).append((attack[key], of_control))
     return {
         name: tuple(map(list, zip(*sorted(points, key=lambda p: p[0]), strict=True)))
         for name, points in series.items()

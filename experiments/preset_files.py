@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+from tff_leak.errors import InputError
+
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
@@ -10,6 +12,9 @@ def read(preset: pathlib.Path) -> dict[str, str]:
     """Returns the flags of a preset; they override those of presets that it includes.
 
     A flag that stands twice in one file is a list.
+
+    Raises:
+      InputError: for a line that is neither a flag with its value nor a comment.
     """
     flags_of: dict[str, str] = {}
     here: set[str] = set()
@@ -22,4 +27,9 @@ def read(preset: pathlib.Path) -> dict[str, str]:
             here.add(found[1])
             before = f"{flags_of[found[1]]}," if repeated else ""
             flags_of[found[1]] = before + found[2]
+        elif line.strip() and not line.startswith("#"):
+            raise InputError(
+                f"{preset.name} has the line {line.strip()!r}: expected --name=value, "
+                "also of a flag that is true or false; write it so"
+            )
     return flags_of

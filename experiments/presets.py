@@ -98,6 +98,8 @@ _OTHER_SETTINGS = {
     # There it is a name.
     ("update_attacks", "attack"): None,
 }
+# What runs did that are older than a field whose default is another way of doing it.
+_BEFORE = {KeyTraining: {"regularised": "all"}}
 # What a run may choose without being another experiment.
 _FREE = {
     *("output_dir", "data_dir", "judges", "seed", "threads"),
@@ -152,7 +154,8 @@ def differences(preset: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
             continue
         if settings_of(config["experiment"], name) is not None:
             wanted = _wanted_settings(config["experiment"], name, expected)
-            usual = _defaults_of(settings_of(config["experiment"], name))
+            cls = settings_of(config["experiment"], name)
+            usual = _defaults_of(cls) | _BEFORE.get(cls, {})
             found += _settings_differences(name, value, wanted, config.get(name), usual)
         elif name == "arms":
             if not set(_text(value).split(",")) <= set(config["arms"]):

@@ -274,6 +274,11 @@ class TestTransform:
             )
 
 
+def test_a_search_without_end_is_refused():
+    with pytest.raises(InputError, match="effort of the key search is 1000000001: exp"):
+        KeySearch(SearchMethod.RANDOM, 10**9 + 1)
+
+
 @pytest.mark.parametrize("name", ["effort", "first_turn", "turns", "probes"])
 def test_a_search_of_nothing_is_refused(name):
     with pytest.raises(InputError, match=f"{name} of the key search is 0"):

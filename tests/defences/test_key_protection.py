@@ -384,6 +384,10 @@ def test_the_streams_of_keys_and_guesses_have_roles_of_their_own():
             r"key has shape \(1,\): expected \[d\]",
         ),
         (
+            lambda: check_keys(np.float32([[1, 0], [np.nan, 0]]), 2),
+            "key 1 has length nan: expected 1",
+        ),
+        (
             lambda: check_keys(np.eye(3, dtype=np.float32), 4),
             r"keys are float32 of shape \(3, 3\): expected float32 \[k, 4\]",
         ),
@@ -403,6 +407,7 @@ def test_the_streams_of_keys_and_guesses_have_roles_of_their_own():
             r"network pictures has outputs of shape \(2, 2, 1\): expected vectors",
         ),
         (lambda: KeyTraining(learning_rate=0), "learning_rate is 0: expected a pos"),
+        (lambda: KeyTraining(learning_rate=np.inf), "learning_rate is inf: expected"),
         (lambda: KeyTraining(batch_size=0), "batch_size is 0: expected a positive"),
         (lambda: KeyTraining(epochs=0), "epochs is 0: expected a positive number"),
         (lambda: KeyTraining(epsilon=0), "epsilon is 0: expected a positive number"),

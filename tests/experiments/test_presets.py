@@ -11,6 +11,7 @@ from experiments.settings import build_optional, parse, plain
 from tff_leak.attacks.deviations import STRENGTHENED, Deviations
 from tff_leak.defences.sparse_vector import SparseVector
 from tff_leak.defences.user_level_dp import UserLevelDp
+from tff_leak.errors import InputError
 from tff_leak.models.batched_sgd import BatchSgd
 
 CONFIGS = sorted(preset_files.CONFIGS.glob("*.flags"))
@@ -97,6 +98,13 @@ def test_a_quick_one_is_another_preset_made_shorter(preset):
 
 def _geometry(flags):
     return parse(presets.Geometry, flags["geometry"], flag="geometry")
+
+
+def test_a_flag_without_its_value_is_refused(tmp_path):
+    preset = tmp_path / "short.flags"
+    preset.write_text("# What it is.\n\n--rounds=2\n--own_controls\n")
+    with pytest.raises(InputError, match="short.flags has the line '--own_controls'"):
+        preset_files.read(preset)
 
 
 def test_presets_that_the_readme_names_are_there():
@@ -208,7 +216,12 @@ def _keys_config(**changes):
         "dimensions": [256],
         "guesses": ["known"],
         "controls": False,
-        "training": {"learning_rate": 0.001, "batch_size": 32, "epochs": 1},
+        "training": {
+            "learning_rate": 0.001,
+            "batch_size": 32,
+            "epochs": 1,
+            "regularised": "weights",
+        },
         "keys": {"hidden": 128, "normalisation": "instance", "hit_score": 0.8},
     }
     return _changed(config, changes)
@@ -236,6 +249,14 @@ def test_a_run_with_keys_and_another_setting_differs(changes, named):
     preset = preset_files.CONFIGS / "keys_fig3_quick.flags"
     found = presets.differences(preset, _keys_config(**changes))
     assert any(named in text for text in found)
+
+
+def test_a_run_of_before_lambda_had_a_choice_had_it_on_all_parameters():
+    config = _keys_config()
+    del config["training"]["regularised"]
+    preset = preset_files.CONFIGS / "keys_fig3_quick.flags"
+    found = presets.differences(preset, config)
+    assert "training regularised=all, expected weights" in found
 
 
 def test_an_inversion_without_its_controls_is_no_run_of_the_preset():

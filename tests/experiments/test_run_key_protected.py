@@ -285,7 +285,9 @@ class TestArms:
         [
             ({"dimensions": []}, "--dimensions is empty"),
             ({"dimensions": [8, 8]}, "each once"),
-            ({"dimensions": [1]}, "expected 2 or more"),
+            ({"dimensions": [1]}, "--dimensions has 1: expected 2 to 1048576"),
+            ({"dimensions": [10**9]}, "--dimensions has 1000000000: expected 2 to"),
+            ({"controls": False, "own_controls": True}, "expected controls, as each"),
             ({"guesses": []}, "--guesses is empty"),
             ({"study": program.Study.ACCURACY}, "expected honest participants"),
             ({"attack": {"generator_steps": 0}}, "generator_steps is 0"),
@@ -309,7 +311,13 @@ class TestArms:
 def test_the_verdict_is_of_the_strongest_attack_without_the_key():
     def attack(guess, reached, share, distance=None):
         pooled = {"reached_count": reached, "attack": {"judge_share": share}}
-        return {"guess": guess, "distance": distance, "pooled": pooled}
+        found = {"pooled": pooled | {"targets": [0]}, "largest": None}
+        if guess not in ("known", "0.1", "0.5"):
+            best = {"reached_pairs": reached, "pairs": 5}
+            # The class with the largest `recovered` was not reached.
+            pooled["reached_count"] = 0
+            found["largest"] = {"attack": best}
+        return {"guess": guess, "distance": distance, **found}
 
     random, known = attack("random", 0, 0.9), attack("known", 1, 1.0)
     near, found = attack("0.1", 1, 1.0, distance=0.1), attack("drift:2", 1, 0.8)
@@ -379,6 +387,13 @@ def test_the_class_that_is_shown_best_by_hand():
     control = evaluation._largest(targets, "control")
     assert (control["class"], control["recovered"]) == (3, pytest.approx(0.375))
     assert evaluation._largest([targets[0] | {"control": None}], "control") is None
+
+
+def test_what_an_adversary_holds_itself_is_no_find():
+    data = _data("0-1;1-2;1,3", (1, 2), (0, 0)).federation
+    assert program.unknown_classes(data) == [(1, 0), (2, 0)]
+    data = _data("0-1;2-3;2,0", (1, 2), (0, 1)).federation
+    assert program.unknown_classes(data) == [(1, 0), (1, 1), (2, 1)]
 
 
 def test_pictures_of_another_adversarys_classes_are_told():
@@ -522,6 +537,9 @@ class TestAttack:
             assert one["attack"][name] == searched["pooled"]["attack"][name]
         assert one["attack"]["ssim"] == largest["attack"]["ssim"]
         assert searched["elsewhere"]["attack"]["class"] in (0, 1)
+        assert largest["attack"]["pairs"] == 2
+        # Reached or not, whichever of the pairs it is.
+        assert largest["attack"]["reached_pairs"] >= one["reached"]["value"]
         assert known["identity"] is None and searched["identity"] is None
 
     def test_when_everybody_was_trained(self, finished):

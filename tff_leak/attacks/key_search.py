@@ -65,6 +65,7 @@ from tff_leak.runtime.seeding import Role, derive
 
 # Random keys are drawn and compared in parts, since 16384 numbers each add up.
 _CANDIDATES = 500
+_MAX_EFFORT = 10**9
 # Length of an ascent's step, on the sphere of radius 1.
 _ASCENT_STEP = 0.1
 
@@ -134,6 +135,11 @@ class KeySearch:
                     f"{name} of the key search is {getattr(self, name)}: expected 1 "
                     "or more; without it there is no search"
                 )
+        if self.effort > _MAX_EFFORT:
+            raise InputError(
+                f"effort of the key search is {self.effort}: expected at most "
+                f"{_MAX_EFFORT} a turn; it would not end"
+            )
 
 
 class SearchState(NamedTuple):

@@ -97,7 +97,7 @@ class KeyTraining:
 
     def __post_init__(self):
         for name in ("learning_rate", "batch_size", "epochs", "epsilon"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(
                     f"{name} is {getattr(self, name)}: expected a positive number; "
                     f"the default is {type(self).__dataclass_fields__[name].default}"
@@ -190,7 +190,7 @@ def check_keys(keys: tf.Tensor, dimension: int) -> None:
             f"[k, {dimension}], one row a key; draw them with draw_keys"
         )
     lengths = tf.norm(keys, axis=1)
-    wrong = tf.abs(lengths - 1.0) > _UNIT_TOLERANCE
+    wrong = ~(tf.abs(lengths - 1.0) <= _UNIT_TOLERANCE)  # NaN is wrong, too.
     if tf.reduce_any(wrong):
         row = int(tf.argmax(tf.cast(wrong, tf.int32)))
         raise InputError(

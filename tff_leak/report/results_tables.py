@@ -437,6 +437,17 @@ def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
             figures = largest[kind]
             found = "not run" if figures is None else figures.get(key, "")
             row[f"{owner}{text}, largest of classes"] = found
+    if largest["attack"].get("pairs"):
+        row["reached, pairs"] = "{reached_pairs} of {pairs}".format(**largest["attack"])
+    people = (attack.get("identity") or {}).get("pooled")
+    if people:
+        row["right person nearest"] = people["attack"]
+        row["control's right person"] = people["control"]
+    elsewhere = (attack.get("elsewhere") or {}).get("attack")
+    if elsewhere:
+        row["judge share, any class"] = elsewhere["judge_share"]
+    if "trained_round" in attack:
+        row["all trained in round"] = attack["trained_round"] or "not yet"
     nearest = max(attack["overlap"], key=operator.itemgetter("product"))
     return row | {
         "product with nearest key": nearest["product"],
