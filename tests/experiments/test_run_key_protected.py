@@ -576,6 +576,14 @@ class TestAttack:
         page = results.render(tmp_path, {"keys_digits": "What it is."})
         rows = [line for line in page.splitlines() if line.startswith("| ")]
         assert sum("drift:2" in row for row in rows) == 2
+        # Columns that no attack fills are left out: nobody asks whom digits show.
+        [header] = [row for row in rows if row.startswith("| seed | guess")]
+        assert "all trained in round" in header and "reached, pairs" in header
+        assert "right person" not in header
+        for seed in (0, 1):
+            text = json.dumps(_only(finished[3], "known") | {"seed": seed})
+            (tmp_path / "keys_digits" / str(seed) / "summary.json").write_text(text)
+        assert "largest of classes" not in results.render(tmp_path, {"keys_digits": ""})
         assert "recovered, known, d = 8, target 1:" in page
         assert "recovered, drift:2, d = 8, control, largest of classes:" in page
 
@@ -595,6 +603,12 @@ class TestAttack:
             tf.nest.flatten(state), tf.nest.flatten(states[name]), strict=True
         ):
             np.testing.assert_array_equal(a, b)
+
+
+def _only(summary, guess):
+    """A summary with one of its attacks."""
+    chosen = [attack for attack in summary["attacks"] if attack["guess"] == guess]
+    return summary | {"attacks": chosen}
 
 
 def test_two_adversaries_each_with_a_key_and_pictures_of_its_own(tmp_path):

@@ -249,7 +249,7 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
             for attack in summary["attacks"]
             for one in attack["targets"]
         ]
-        return _sparse_table(rows) + _key_intervals(summaries)
+        return _sparse_table(_without_empty(rows)) + _key_intervals(summaries)
     found = "accuracy" if study == "accuracy" else "keys"
     rows = [
         {"seed": summary["seed"]} | _key_figures(one)
@@ -444,8 +444,7 @@ def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
         row["right person nearest"] = people["attack"]
         row["control's right person"] = people["control"]
     elsewhere = (attack.get("elsewhere") or {}).get("attack")
-    if elsewhere:
-        row["judge share, any class"] = elsewhere["judge_share"]
+    row["judge share, any class"] = elsewhere["judge_share"] if elsewhere else ""
     if "trained_round" in attack:
         row["all trained in round"] = attack["trained_round"] or "not yet"
     nearest = max(attack["overlap"], key=operator.itemgetter("product"))
@@ -548,6 +547,12 @@ def _sparse_table(
     names = [*longest, *(name for row in rows for name in row if name not in longest)]
     names = list(dict.fromkeys(names))
     return table(names, [[row.get(name, missing) for name in names] for row in rows])
+
+
+def _without_empty(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The rows without what is empty in all of them."""
+    filled = {name for row in rows for name, value in row.items() if value != ""}
+    return [{name: row[name] for name in row if name in filled} for row in rows]
 
 
 def recovered_by_seed(summaries: Sequence[Mapping]) -> list[float | None]:
