@@ -87,9 +87,11 @@ def _strongest(attacks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _which(attacks: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> str:
     """Whose the verdict is, in a sentence."""
     if _is_unaided(first):
+        reached, pairs = _reached(first)
         return (
             "This is the strongest of the attacks that were not told of the key: "
-            f"{_title(first)}."
+            f"{_title(first)}. It reached {reached} of {pairs} pairs of an adversary and "
+            "a class."
         )
     told = f"told of the key, or of one near it: {_title(first)}."
     if len(attacks) == 1:

@@ -328,12 +328,16 @@ def test_the_verdict_is_of_the_strongest_attack_without_the_key():
 
 def test_the_verdict_says_whose_it_is():
     def attack(guess, distance=None):
-        return {"guess": guess, "distance": distance, "dimension": 64}
+        largest = {"attack": {"reached_pairs": 1, "pairs": 5}}
+        found = {"guess": guess, "distance": distance, "dimension": 64}
+        return found | {"largest": largest}
 
     known, near = attack("known"), attack("0.1", 0.1)
     which = key_protected_report._which
     text = which([known, attack("random")], attack("random"))
-    assert text.endswith("that were not told of the key: random, d = 64.")
+    assert "that were not told of the key: random, d = 64." in text
+    # The class that is shown best need not be one that was reached.
+    assert text.endswith("It reached 1 of 5 pairs of an adversary and a class.")
     assert which([known], known).startswith("It was told of the key")
     text = which([known, near], near)
     assert text.startswith("This is the strongest of 2, all told of the key")
