@@ -90,8 +90,8 @@ def _which(attacks: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> st
         reached, pairs = _reached(first)
         return (
             "This is the strongest of the attacks that were not told of the key: "
-            f"{_title(first)}. It reached {reached} of {pairs} pairs of an adversary and "
-            "a class."
+            f"{_title(first)}. It reached {reached} of {pairs} pairs of an adversary "
+            "and a class."
         )
     told = f"told of the key, or of one near it: {_title(first)}."
     if len(attacks) == 1:
