@@ -321,8 +321,8 @@ def _elsewhere(
         others = sorted(
             {int(label) for part in federation.data for label in part.labels} - own
         )
-        answers = np.argmax(judge.probabilities(images), axis=1)
-        answers = np.where(judge.rejected(images), -1, answers)
+        # The last answer is that it shows none of the classes.
+        answers = judge.all_probabilities(judge.features(images)).argmax(axis=1)
         rows += [
             {
                 "adversary": adversary,
