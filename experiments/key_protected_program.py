@@ -303,7 +303,7 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
     for planned in _plan(settings, dimension):
         guess, federation = planned.guess, data.federation
         if guess.search not in built:
-            transform = _transform(gan, network, federation, tables, guess)
+            transform = _transform(settings, gan, network, federation, tables, guess)
             process = build_key_protected(
                 network,
                 training=settings.training,
@@ -339,6 +339,7 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
 
 
 def _transform(
+    settings: Settings,
     gan: client_gan.ClientGan,
     network: Network,
     federation: Federation,
@@ -355,7 +356,8 @@ def _transform(
             f"--guesses has {guess.name!r} with adversaries of different numbers of "
             "classes: expected as many classes for each; correct --participants"
         )
-    return build_key_search(guess.search, transform, network, num_keys.pop())
+    search = dataclasses.replace(guess.search, distribution=settings.keys.distribution)
+    return build_key_search(search, transform, network, num_keys.pop())
 
 
 def _private(

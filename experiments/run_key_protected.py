@@ -112,6 +112,7 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     threads = common_flags.start("runs/keys")
     settings = _settings()
+    _check_held_out(settings.study)
     data = None if settings.study in _WITHOUT_DATA else _data(settings.seed)
     # What cannot be built must not leave a run directory behind.
     experiment = key_protected_program.build_experiment(settings, data)
@@ -161,14 +162,17 @@ def _search() -> SearchTurns:
     return SearchTurns(**parse(SearchTurns, _SEARCH.value, flag=_SEARCH.name))
 
 
-def _data(seed: int) -> Data:
+def _check_held_out(study: Study) -> None:
     held_out = _HELD_OUT_PER_CLASS.value
-    if held_out is not None and _STUDY.value is not Study.ACCURACY:
+    if held_out is not None and study is not Study.ACCURACY:
         raise InputError(
-            f"--held_out_per_class is {held_out} with --study={_STUDY.value.value}: "
-            "expected --study=accuracy, as no judge is left for an attack's pictures; "
+            f"--held_out_per_class is {held_out} with --study={study.value}: expected "
+            "--study=accuracy, as attacks need a judge, and keys alone no images; "
             "leave it out"
         )
+
+
+def _data(seed: int) -> Data:
     return load_data(
         _DATASET.value,
         data_dir=common_flags.DATA_DIR.value,
@@ -177,7 +181,7 @@ def _data(seed: int) -> Data:
         adversaries=integers(_ADVERSARIES),
         targets=integers(_TARGETS),
         seed=seed,
-        held_out_per_class=held_out,
+        held_out_per_class=_HELD_OUT_PER_CLASS.value,
     )
 
 

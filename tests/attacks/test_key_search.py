@@ -11,6 +11,7 @@ from tff_leak.attacks import client_gan, key_search
 from tff_leak.attacks.client_transform import Download
 from tff_leak.attacks.key_search import KeySearch, Observation, SearchMethod
 from tff_leak.defences.key_protection import (
+    KeyDistribution,
     KeyTraining,
     draw_keys,
     key_embedding,
@@ -140,6 +141,33 @@ class TestSearch:
         search = KeySearch(SearchMethod.RANDOM, 3)
         found = key_search.search_key(search, observed, VICTIMS[0], SEED)
         np.testing.assert_array_equal(found, VICTIMS[0])
+
+    @pytest.mark.parametrize("distribution", list(KeyDistribution))
+    def test_random_keys_are_drawn_as_keys_are(self, distribution):
+        # In the plane directions of U(-1, 1) crowd at the diagonals: the share within
+        # 1/8 of a right angle of an axis is tan(pi / 16) = .199, of N(0, 1) .25.
+        search = KeySearch(SearchMethod.RANDOM, 1, distribution=distribution)
+        observed = Observation(tf.eye(2), tf.eye(2), tf.zeros([0, 2]))
+        nothing = tf.constant([-1.0, 0.0])
+
+        def found(stream):
+            seed = tf.stack([stream, 7])
+            return key_search.search_key(search, observed, nothing, seed)
+
+        @tf.function
+        def draw():
+            return tf.map_fn(found, tf.range(4000), fn_output_signature=tf.float32)
+
+        keys = draw().numpy()
+        keys = keys[np.all(keys > 0, axis=1)]
+        near = np.mean(np.min(keys, axis=1) < np.sin(np.pi / 16))
+        expected = {
+            KeyDistribution.UNIFORM: np.tan(np.pi / 16),
+            KeyDistribution.NORMAL: 0.25,
+        }
+        # Of the 1000 or so in the first quadrant: a deviation of .014.
+        assert len(keys) > 900
+        assert near == pytest.approx(expected[distribution], abs=0.035)
 
 
 class TestTransform:

@@ -648,6 +648,24 @@ def test_two_adversaries_each_with_a_key_and_pictures_of_its_own(tmp_path):
     assert held[0] == set()
 
 
+@pytest.mark.parametrize("distribution", list(KeyDistribution))
+def test_a_search_draws_keys_as_everybody_does(monkeypatch, distribution):
+    searches = []
+    build = program.build_key_search
+
+    def noted(search, *others):
+        searches.append(search)
+        return build(search, *others)
+
+    monkeypatch.setattr(program, "build_key_search", noted)
+    settings = _settings(
+        guesses=parse_guesses(["best:2"], SearchTurns(first_turn=1)),
+        keys=KeySettings(fixed_from=16, hidden=8, distribution=distribution),
+    )
+    program.build_experiment(settings, _data())
+    assert [search.distribution for search in searches] == [distribution]
+
+
 def test_accuracy_of_shared_classes(tmp_path):
     settings = _settings(
         study=program.Study.ACCURACY,
@@ -696,19 +714,23 @@ def test_keys_alone(tmp_path, study):
 
 
 @pytest.mark.parametrize(
-    "flag,message",
+    "flags,message",
     [
         ("--guesses=oracle", "--guesses has 'oracle'"),
         ("--held_out_per_class=3", "is 3 with --study=attack: expected --study="),
+        (
+            "--held_out_per_class=3 --study=shared_classes",
+            "is 3 with --study=shared_classes: expected --study=",
+        ),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flag, message):
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flags, message):
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             "experiments.run_key_protected",
-            flag,
+            *flags.split(),
             f"--output_dir={tmp_path / 'run'}",
         ],
         cwd=ROOT,

@@ -58,7 +58,7 @@ import tensorflow as tf
 
 from tff_leak.attacks import client_gan
 from tff_leak.attacks.client_transform import ClientTransform, Download
-from tff_leak.defences.key_protection import draw_keys
+from tff_leak.defences.key_protection import KeyDistribution, draw_keys
 from tff_leak.errors import InputError
 from tff_leak.models.network import Network, Weights, unflatten
 from tff_leak.models.training import LocalData
@@ -116,6 +116,7 @@ class KeySearch:
         the judge took .17 of its pictures for the class of the nearest key, and .86
         after ten turns of search behind twenty without).
       probes: pictures that the adversary makes of its own and looks at, 1 or more.
+      distribution: of RANDOM's keys; everybody knows what keys are drawn from.
     """
 
     method: SearchMethod
@@ -123,6 +124,7 @@ class KeySearch:
     first_turn: int = 20
     turns: int = 10
     probes: int = 256
+    distribution: KeyDistribution = KeyDistribution.UNIFORM
 
     @property
     def fetches(self) -> int:
@@ -292,7 +294,7 @@ def search_key(
         known = tf.concat([known, start], axis=0)
     left = residuals(seen, known)
     if search.method is SearchMethod.RANDOM:
-        return _best_of_random(search.effort, left, guess, seed)
+        return _best_of_random(search, left, guess, seed)
     step = _fixed_point_step
     if search.method is SearchMethod.ASCENT:
         step = _ascent_step
@@ -438,14 +440,15 @@ def _key_of_turn(
 
 
 def _best_of_random(
-    effort: int, left: tf.Tensor, guess: tf.Tensor, seed: tf.Tensor
+    search: KeySearch, left: tf.Tensor, guess: tf.Tensor, seed: tf.Tensor
 ) -> tf.Tensor:
-    dimension = guess.shape[0]
+    dimension, effort = guess.shape[0], search.effort
     best, value = guess, contrast(guess[tf.newaxis], left)[0]
     parts = -(-effort // _CANDIDATES)
 
     def body(part, best, value):
-        keys = draw_keys(_CANDIDATES, dimension, derive(seed, part))
+        stream = derive(seed, part)
+        keys = draw_keys(_CANDIDATES, dimension, stream, search.distribution)
         values = contrast(keys, left)
         # The last part may be longer than what is left of the effort.
         beyond = part * _CANDIDATES + tf.range(_CANDIDATES) >= effort
