@@ -44,10 +44,10 @@ found.
 
 What came of it stands in the presets `keys_digits`, `keys_digits_effort`,
 `keys_digits_estimates`, `keys_digits_one_class` and `leak_matrix_digits_wide`: ASCENT
-and EMBEDDINGS found keys that serve, not in every run; RANDOM and DRIFT did not.
-MOMENTS and WEIGHTS find keys with large products that do not serve: what they have
-beside the victim's is common to all embeddings, and a generator satisfies it with
-grids.
+(one run) and EMBEDDINGS (not in every run) found keys that serve; RANDOM and DRIFT did
+not. Neither did MOMENTS, whose key of a victim with one class was the nearest of all,
+nor WEIGHTS: what they have beside the victim's key is common to all embeddings, and a
+generator satisfies it with noise or grids.
 """
 
 import dataclasses

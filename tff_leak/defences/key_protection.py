@@ -76,8 +76,8 @@ class KeyTraining:
       batch_size: examples a step; the last one of an epoch may have fewer.
       epochs: passes over the local data in one turn.
       regularisation: lambda of Eq. 5, beside the *mean* score of a minibatch; 0 or
-        more. The paper tunes it, and needs more of it with fewer classes a
-        participant.
+        more. The paper tunes it with five or more participants (section 5.1), and
+        takes a higher one for faces (5.3).
       regularised: what lambda is of. The text writes all of theta. What the score says
         of one of the d scales behind a fixed layer shrinks as 1 / d, so that lambda
         then wins at long keys, and pulls to 0 all that depends on a picture.
@@ -125,7 +125,7 @@ def draw_keys(
 
     Args:
       count: keys, 0 or more.
-      dimension: d, 1 or more; 10 to 16384 in the paper.
+      dimension: d, 1 or more; 4 to 16384 in the paper.
       seed: int32 `[2]`, of who holds them.
       distribution: of a key's numbers before it is normalised.
 
@@ -419,5 +419,5 @@ def _check_dimension(dimension: int, least: int = 1) -> None:
     if dimension < least:
         raise InputError(
             f"key dimension is {dimension}: expected {least} or more; the paper has "
-            "10 to 16384"
+            "4 to 16384"
         )
