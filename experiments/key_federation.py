@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -239,30 +240,47 @@ class OfflineEvaluator:
         return np.concatenate(parts)
 
 
-def overlap(key: np.ndarray, tables: Sequence[KeyTable], skip: Collection[int]) -> dict:
-    """The class key that a guess `[d]` comes closest to, among participants' keys.
+def overlap(
+    key: np.ndarray,
+    tables: Sequence[KeyTable],
+    adversaries: Collection[int],
+    number: int,
+) -> dict[str, Any]:
+    """The class key that an adversary's guess `[d]` comes closest to.
 
     Args:
       key: the guess, of length 1.
       tables: of all participants.
-      skip: numbers of the participants among whose keys it is not looked for.
+      adversaries: numbers of those among whose keys no victim's is looked for.
+      number: of the adversary whose guess it is; one of `adversaries`.
 
     Returns:
-      {product, class, rival}; the rival is the largest product with any other key,
-      those of `skip` and of fakes among them: a generator that is drawn to that one
-      instead does not show the class.
+      {product, class, rival, fellow}: the largest product with a key of somebody honest
+      and the class of that key; the largest with any other key, those of adversaries
+      and of fakes among them: a generator that is drawn to that one instead does not
+      show the class; and {product, class} of the nearest of other adversaries' class
+      keys, which are victims', too, or None without any.
     """
-    others = [table for number, table in enumerate(tables) if number not in skip]
-    keys, classes = _all_keys(others)
+    honest = [t for owner, t in enumerate(tables) if owner not in adversaries]
+    others = [tables[one] for one in adversaries if one != number]
+    fellows = [table for table in others if len(table.classes)]
+    keys, _ = _all_keys(honest)
+    best = int(np.argmax(keys @ key))
+    rest = [tables[owner].rows for owner in adversaries]
+    rest += [table.fakes for table in honest] + [np.delete(keys, best, axis=0)]
+    return {
+        **_nearest(key, honest),
+        "rival": float(np.max(np.concatenate(rest) @ key)),
+        "fellow": _nearest(key, fellows) if fellows else None,
+    }
+
+
+def _nearest(key: np.ndarray, tables: Sequence[KeyTable]) -> dict[str, Any]:
+    """{product, class} of the class key in some tables that is nearest to `[d]`."""
+    keys, classes = _all_keys(tables)
     products = keys @ key
     best = int(products.argmax())
-    rest = [table.rows for number, table in enumerate(tables) if number in skip]
-    rest += [table.fakes for table in others] + [np.delete(keys, best, axis=0)]
-    return {
-        "product": float(products[best]),
-        "class": int(classes[best]),
-        "rival": float(np.max(np.concatenate(rest) @ key)),
-    }
+    return {"product": float(products[best]), "class": int(classes[best])}
 
 
 def _own_model(state: ArmState, participant: int) -> dssgd.ServerState:

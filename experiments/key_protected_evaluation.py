@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import key_late
 from experiments.client_gan_program import identity_of
 from experiments.dssgd_arm import ArmState, mean_over_rounds
 from experiments.evaluation import build_judge
@@ -42,8 +43,6 @@ from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
 FINAL_SAMPLES = 200
 TRAINED = 0.97
 """Accuracy on everybody's own classes at which the paper stops (figure 6)."""
-# Candidates of the floor that need no control run.
-_FLOOR = ("blank", "other_class_means", "other_class_images")
 
 
 class Entry(NamedTuple):
@@ -51,6 +50,15 @@ class Entry(NamedTuple):
 
     adversary: int
     target: int
+
+
+class _Instruments(NamedTuple):
+    """What a run's pictures are measured with."""
+
+    judge: Judge
+    window: tuple[int, int]
+    seed: int
+    late: key_late.LateSnapshots
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,13 +187,20 @@ def _evaluate_attacks(
         name: draw(experiment, arm, states[name], FINAL_SAMPLES, settings.rounds + 1)
         for name, arm in federations.items()
     }
+    late = key_late.load(
+        directory,
+        settings.rounds,
+        foreground=data.source.foreground,
+        window=window,
+    )
+    instruments = _Instruments(judge, window, settings.seed, late)
     steps = mean_over_rounds(directory.metrics_csv, "generator_steps")
     least = series_of(metrics_rows(directory), federations, "own_accuracy_least")
     attacks = []
     for name, arm in federations.items():
         if arm.is_control:
             continue
-        figures = _score(data, arm, drawn, judge, window, settings.seed)
+        figures = _score(data, arm, drawn, instruments)
         attacks.append(
             _description(arm, states[name], experiment)
             | {
@@ -228,7 +243,9 @@ def _description(
         "effort": effort,
         "overlap": [
             {"adversary": number}
-            | overlap(np.asarray(key), arm.evaluator.tables, federation.adversaries)
+            | overlap(
+                np.asarray(key), arm.evaluator.tables, federation.adversaries, number
+            )
             for number, key in zip(federation.adversaries, final, strict=True)
         ],
     }
@@ -238,11 +255,10 @@ def _score(
     data: Data,
     arm: KeyArm,
     drawn: Mapping[str, Mapping[int, np.ndarray]],
-    judge: Judge,
-    window: tuple[int, int],
-    seed: int,
+    instruments: _Instruments,
 ) -> dict[str, Any]:
     """The figures of one attack: of its targets, or of the class that it shows best."""
+    judge, window, seed, late = instruments
     federation = data.federation
     targets = zip(federation.adversaries, federation.targets, strict=True)
     pairs = targets if arm.guess.aimed else unknown_classes(federation)
@@ -261,28 +277,56 @@ def _score(
 
     if arm.guess.aimed:
         found = evaluate_some(inputs)
-        for one, entry in zip(found["targets"], entries, strict=True):
-            one["adversary"] = entry.adversary
-        return found | {"largest": None, "identity": identity_of(data, inputs, window)}
-    return _best_shown(data, arm, drawn, judge, entries, inputs, evaluate_some, window)
+        targets = [
+            _with_late(one, arm, entry, shown.private, late)
+            for one, entry, shown in zip(found["targets"], entries, inputs, strict=True)
+        ]
+        ssim = {
+            name: float(np.mean([one["late_ssim"][name] for one in targets]))
+            for name in targets[0]["late_ssim"]
+        }
+        return {
+            "targets": targets,
+            "pooled": key_late.with_late(found["pooled"], ssim),
+            "largest": None,
+            "identity": identity_of(data, inputs, window),
+        }
+    return _best_shown(data, arm, drawn, instruments, entries, inputs, evaluate_some)
+
+
+def _with_late(
+    figures: Mapping[str, Any],
+    arm: KeyArm,
+    entry: Entry,
+    private: np.ndarray,
+    late: key_late.LateSnapshots,
+) -> dict[str, Any]:
+    """A target's figures with those of later snapshots, and whose they are."""
+    arms = {"attack": arm.name, "control": arm.control}
+    ssim = {
+        name: late.similarity(drawn_by, entry.adversary, private)
+        for name, drawn_by in arms.items()
+        if drawn_by is not None
+    }
+    return key_late.with_late(figures, ssim) | {"adversary": entry.adversary}
 
 
 def _best_shown(
     data: Data,
     arm: KeyArm,
     drawn: Mapping[str, Mapping[int, np.ndarray]],
-    judge: Judge,
+    instruments: _Instruments,
     entries: Sequence[Entry],
     inputs: Sequence[TargetInputs],
     evaluate_some: Callable[[Sequence[TargetInputs]], dict[str, Any]],
-    window: tuple[int, int],
 ) -> dict[str, Any]:
     """The figures of an attack without a target: of the class that it shows best."""
+    judge, window, _, late = instruments
     # Each by itself: pooled figures of the best are then of the same draws.
     apart = [evaluate_some([one]) for one in inputs]
     targets = [
-        found["targets"][0] | {"adversary": entry.adversary}
-        for found, entry in zip(apart, entries, strict=True)
+        _with_late(found["targets"][0], arm, entry, shown.private, late)
+        for found, entry, shown in zip(apart, entries, inputs, strict=True)
     ]
     largest = {name: _largest(targets, name) for name in ("attack", "control")}
     # The one with the largest `recovered` need not be one that is reached.
@@ -353,8 +397,8 @@ def _largest(targets: Sequence[Mapping], name: str) -> dict[str, Any] | None:
         return None
     rows = []
     for number, one in enumerate(targets):
-        known = [one["floor"][key] for key in _FLOOR if one["floor"][key] is not None]
-        found = score.recovered(one[name]["ssim"], max(known), one["reference"]["ssim"])
+        floor = key_late.floor_without_control(one)
+        found = score.recovered(one[name]["ssim"], floor, one["reference"]["ssim"])
         rows.append(
             {
                 "entry": number,
@@ -371,7 +415,10 @@ def _largest(targets: Sequence[Mapping], name: str) -> dict[str, Any] | None:
         return known, row["recovered"] if known else row["judge_share"]
 
     best = max(rows, key=order)
-    return best | {"judge_share_largest": max(row["judge_share"] for row in rows)}
+    return best | {
+        "judge_share_largest": max(row["judge_share"] for row in rows),
+        "late_recovered": key_late.largest(targets, name),
+    }
 
 
 def _inputs(

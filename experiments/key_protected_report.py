@@ -1,7 +1,6 @@
 """The report of a run on key protection: pictures and figures of every guess."""
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,23 @@ _LARGEST_TEXT = (
     "whichever class of the honest participants they show best, and so do the "
     "control's, in which nobody honest holds a class. Both are measured against the "
     "same floor, without the control in it."
+)
+
+_COMPARISON_TEXT = (
+    "Known: the adversary has the target's key (the positive control). A number is "
+    "the distance of its guess from that key. Best, ascent, embeddings, drift, "
+    "weights and moments are searches with their effort a turn. The nearest key is "
+    "the one of honest participants that the shown adversary's is nearest to, "
+    "another attacker's one of a class that another adversary holds (the class). "
+    "All trained: the first round after which everybody has 97% on held-out "
+    "pictures of its own classes, where the paper stops (on its local data); a "
+    "later one may have less. The generator rests in turns in which the model "
+    "believes its pictures, so that attacks differ in steps. Judge share, any "
+    "class: of the class that the judge names most among all that the adversary "
+    "does not hold itself; of other adversaries' classes there is no control, as "
+    "these keep theirs where honest participants have no data. Reached, without a "
+    "target: of all pairs of an adversary and a class of honest participants that "
+    "it does not hold."
 )
 
 
@@ -149,8 +165,10 @@ def _comparison(
     """All attacks in one table, and recovered over the distance or the effort."""
     header = ["attack", "class", "recovered", "reached", "judge share", "control's"]
     header += ["recovered, largest", "control's, largest", "product with nearest key"]
-    header += ["with the next one", "accuracy, all keys", "own keys"]
-    header += ["all trained", "judge share, any class"]
+    header += ["with the next one", "another attacker's", "accuracy, all keys"]
+    header += ["own keys", "first round with all trained"]
+    header += ["recovered, last half of rounds", "control's"]
+    header += ["generator's steps a turn", "judge share, any class"]
     if attacks[0]["identity"]:
         header += ["right person nearest", "control's"]
     rows = [_row(attack) for attack in attacks]
@@ -172,24 +190,15 @@ def _comparison(
             )
             figures.save(drawn, directory.figures / f"recovered_{key}.png")
             pictures.append((f"recovered over the {axis}", figures.png(drawn)))
-    text = (
-        "Known: the adversary has the target's key (the positive control). A number is "
-        "the distance of its guess from that key. Best, ascent, embeddings, drift, "
-        "weights and moments are searches with their effort a turn. All trained: the "
-        "first round after which everybody has 97% on its own classes, where the paper "
-        "stops. Judge share, any class: of the class that the judge names most among "
-        "all that the adversary does not hold itself; of other adversaries' classes "
-        "there is no control, as these keep theirs where honest participants have no "
-        "data. Reached, without a target: of all pairs of an adversary and a class of "
-        f"honest participants that it does not hold. {_LARGEST_TEXT}"
-    )
+    text = f"{_COMPARISON_TEXT} {_LARGEST_TEXT}"
     tables = [("Attacks", header, rows)]
     return html.Section("Guesses compared", text, figures=pictures, tables=tables)
 
 
 def _row(attack: Mapping[str, Any]) -> list[object]:
     pooled, largest = attack["pooled"], attack["largest"]
-    nearest = max(attack["overlap"], key=operator.itemgetter("product"))
+    shown = attack["targets"][0]["adversary"]
+    [near] = [one for one in attack["overlap"] if one["adversary"] == shown]
     control = pooled["control"]
     counted: list[object] = ["", ""]
     if largest:
@@ -206,14 +215,33 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
         pooled["attack"]["judge_share"],
         control["judge_share"] if control else "not run",
         *counted,
-        nearest["product"],
-        nearest["rival"],
+        near["product"],
+        near["rival"],
+        _fellow(near),
         attack["task_accuracy"],
         attack["own_accuracy"],
         attack["trained_round"] or "not yet",
+        *_late(attack),
+        attack["generator_steps"],
         *_elsewhere(attack),
         *_people(attack["identity"]),
     ]
+
+
+def _fellow(near: Mapping[str, Any]) -> str:
+    if near["fellow"] is None:
+        return ""
+    return "{product:.2f} ({class})".format(**near["fellow"])
+
+
+def _late(attack: Mapping[str, Any]) -> list[object]:
+    """`recovered` of the last half of the rounds, and the control's."""
+    largest = attack["largest"]
+    found = attack["pooled"].get("late_recovered")
+    if largest:
+        found = {name: one and one["late_recovered"] for name, one in largest.items()}
+    control = found.get("control") if attack["control_generator_steps"] else "not run"
+    return [found["attack"], control]
 
 
 def _reached(attack: Mapping[str, Any]) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import tensorflow_federated as tff
 
 from computations import dssgd
 from experiments import evaluation as evaluation_lib
-from experiments import key_federation, key_protected_report
+from experiments import key_federation, key_late, key_protected_report
 from experiments import key_protected_evaluation as evaluation
 from experiments import key_protected_program as program
 from experiments.client_gan_program import GeneratorSettings
@@ -46,6 +46,7 @@ from tff_leak.defences.key_protection import (
 )
 from tff_leak.errors import InputError
 from tff_leak.metrics.reconstruction import TargetInputs
+from tff_leak.metrics.similarity import similarity
 from tff_leak.models import layers
 from tff_leak.models.network import flatten, sequential
 from tff_leak.report import results
@@ -253,17 +254,27 @@ class TestEvaluator:
         np.testing.assert_allclose(rows[1]["others"], 0.55, atol=1e-6)
 
     def test_the_nearest_key_of_the_others(self):
+        spy = KeyTable((0,), np.array([[0, 0, 1]], "f4"), np.array([[0, 1, 0]], "f4"))
         key = np.array([0.0, 0.8, 0.6], np.float32)
-        assert overlap(key, self.table, skip=()) == {
+        assert overlap(key, [*self.table, spy], (2,), 2) == {
             "product": pytest.approx(0.8),
             "class": 2,
             "rival": pytest.approx(0.8),  # Participant 1's key of its fakes.
+            "fellow": None,
         }
-        # Whose keys are not looked at are rivals all the same.
-        found = overlap(key, self.table, skip=(0,))
-        assert found["class"] == 1 and found["rival"] == pytest.approx(0.8)
+        # Adversaries' keys are no victims', but rivals all the same.
+        found = overlap(key, [*self.table, spy], (0, 2), 2)
+        assert (found["class"], found["product"]) == (1, pytest.approx(0.6))
+        assert found["rival"] == pytest.approx(0.8)
+        # Another adversary's class key is told; not its own, nor one of fakes.
+        assert found["fellow"] == {"product": pytest.approx(0.8), "class": 2}
+        fellow = overlap(key, [*self.table, spy], (0, 2), 0)["fellow"]
+        assert fellow == {"product": pytest.approx(0.6), "class": 0}
         key = np.array([0.6, 0.0, 0.8], np.float32)
-        assert overlap(key, self.table, skip=())["rival"] == pytest.approx(0.6)
+        alone = KeyTable((0,), -np.eye(3, dtype="f4")[:1], np.zeros((0, 3), "f4"))
+        assert overlap(key, [*self.table, alone], (2,), 2)["rival"] == (
+            pytest.approx(0.6)
+        )
 
     def test_labels_become_rows_behind_the_fakes(self):
         data = Examples(np.zeros((3, 1, 1, 3), "f4"), np.array([2, 1, 2], "i4"))
@@ -365,7 +376,7 @@ def finished(tmp_path_factory):
     return path, experiment, states, found.summary
 
 
-def _one(target, adversary, attack, control, floor, reference=1.0):
+def _one(target, adversary, attack, control, floor, reference=1.0, late=0.0):
     floors = {"blank": 0.0, "other_class_means": floor, "other_class_images": 0.1}
     return {
         "target": target,
@@ -374,21 +385,25 @@ def _one(target, adversary, attack, control, floor, reference=1.0):
         "control": {"ssim": control, "judge_share": 0.0},
         "floor": floors | {"control": 9.0},
         "reference": {"ssim": reference},
+        "late_ssim": {"attack": late, "control": control},
     }
 
 
 def test_the_class_that_is_shown_best_by_hand():
     targets = [
         _one(1, 4, attack=0.6, control=0.2, floor=0.2),  # (.6 - .2) / .8
-        _one(2, 4, attack=0.7, control=0.65, floor=0.5),  # (.7 - .5) / .5
+        _one(2, 4, attack=0.7, control=0.65, floor=0.5, late=0.8),  # (.7 - .5) / .5
         _one(3, 5, attack=0.4, control=0.4, floor=0.0, reference=0.9),  # .3 / .8
     ]
     found = evaluation._largest(targets, "attack")
     assert (found["class"], found["adversary"], found["entry"]) == (1, 4, 0)
     assert found["recovered"] == pytest.approx(0.5)
     assert found["judge_share_largest"] == pytest.approx(0.3)
+    # In the last half of the rounds another class was shown best: (.8 - .5) / .5.
+    assert found["late_recovered"] == pytest.approx(0.6)
     # The control's best is another class, and its own is no part of a floor.
     control = evaluation._largest(targets, "control")
+    assert control["late_recovered"] == pytest.approx(0.375)
     assert (control["class"], control["recovered"]) == (3, pytest.approx(0.375))
     assert evaluation._largest([targets[0] | {"control": None}], "control") is None
 
@@ -544,9 +559,64 @@ class TestAttack:
         assert one["attack"]["ssim"] == largest["attack"]["ssim"]
         assert searched["elsewhere"]["attack"]["class"] in (0, 1)
         assert largest["attack"]["pairs"] == 2
-        # Reached or not, whichever of the pairs it is.
-        assert largest["attack"]["reached_pairs"] >= one["reached"]["value"]
         assert known["identity"] is None and searched["identity"] is None
+
+    def test_every_pair_that_is_reached_counts(self, finished, monkeypatch):
+        _, experiment, states, _ = finished
+        arm = experiment.federations["drift_2_d8"]
+        drawn = {
+            name: program.draw(experiment, experiment.federations[name], state, 4, 3)
+            for name, state in states.items()
+        }
+        score = evaluation.evaluate_targets
+
+        def reached(inputs, *others, **settings):
+            found = score(inputs, *others, **settings)
+            for one in found["targets"]:
+                # One of the two, and one for which it is not defined.
+                one["reached"]["value"] = True if one["target"] == 0 else None
+            return found
+
+        monkeypatch.setattr(evaluation, "evaluate_targets", reached)
+        quick = functools.partial(evaluation_lib.train_judge, epochs=1)
+        monkeypatch.setattr(evaluation_lib, "train_judge", quick)
+        data = experiment.data
+        judge, window = evaluation_lib.build_judge(
+            arm.evaluator.network, data.source, data.judge, seed=0
+        )
+        taken = [
+            {f"{name}/1": images[1] for name, images in drawn.items()} for _ in range(2)
+        ]
+        late = key_late.LateSnapshots(taken, data.source.foreground, window)
+        instruments = evaluation._Instruments(judge, window, 0, late)
+        found = evaluation._score(data, arm, drawn, instruments)
+        best = found["largest"]["attack"]
+        assert (best["reached_pairs"], best["pairs"]) == (1, 2)
+        # Late snapshots of the very same pictures show what the pictures do.
+        for name in ("attack", "control"):
+            of = found["largest"][name]
+            assert of["late_recovered"] == pytest.approx(of["recovered"], abs=1e-6)
+
+    def test_the_last_half_is_measured_on_its_snapshots(self, finished):
+        path, experiment, _, summary = finished
+        taken = np.load(path / "program_state" / "snapshots" / "round_2.npz")
+        known = summary["attacks"][0]
+        [one] = known["targets"]
+        private = experiment.data.federation.data[0].of_class(1).images
+        shown = similarity(
+            taken["known_d8/1"],
+            private,
+            foreground=experiment.data.source.foreground,
+            window=tuple(summary["visible_window"]),
+        )
+        # Of two rounds the last half is the second.
+        ssim = float(shown.ssim.mean())
+        assert one["late_ssim"]["attack"] == pytest.approx(ssim)
+        floor, reference = one["floor"]["value"], one["reference"]["ssim"]
+        late = (ssim - floor) / (reference - floor)
+        assert one["late_recovered"]["attack"] == pytest.approx(late)
+        assert known["pooled"]["late_recovered"] == one["late_recovered"]
+        assert one["late_ssim"]["control"] != one["late_ssim"]["attack"]
 
     def test_when_everybody_was_trained(self, finished):
         path, _, _, summary = finished
@@ -584,7 +654,7 @@ class TestAttack:
         assert sum("drift:2" in row for row in rows) == 2
         # Columns that no attack fills are left out: nobody asks whom digits show.
         [header] = [row for row in rows if row.startswith("| seed | guess")]
-        assert "all trained in round" in header and "reached, pairs" in header
+        assert "first round with all trained" in header and "reached, pairs" in header
         assert "right person" not in header
         for seed in (0, 1):
             text = json.dumps(_only(finished[3], "known") | {"seed": seed})
@@ -592,6 +662,16 @@ class TestAttack:
         assert "largest of classes" not in results.render(tmp_path, {"keys_digits": ""})
         assert "recovered, known, d = 8, target 1:" in page
         assert "recovered, drift:2, d = 8, control, largest of classes:" in page
+        best = finished[3]["attacks"][2]["largest"]
+        above = best["attack"]["recovered"] - best["control"]["recovered"]
+        # Twice the same run: no deviation.
+        assert (
+            "recovered, drift:2, d = 8, attack less control of the same seed: "
+            f"{above:.2f} [{above:.2f}, {above:.2f}] (2 seeds)" in page
+        )
+        [header] = [line for line in page.splitlines() if "| seed | guess" in line]
+        assert "| control's recovered, last half of rounds |" in header
+        assert "another attacker's" not in header  # There is one.
 
     def test_a_run_goes_on_with_the_same_bits(self, finished, tmp_path):
         states = finished[2]

@@ -76,6 +76,24 @@ def test_pooling_hides_the_border_that_it_rounds_away():
     assert visible_window(classifiers.hitaj_att(), SEED) == (64, 64)
 
 
+def test_outputs_of_constant_length_see_what_they_depend_on():
+    def on_the_circle(angles):
+        return tf.concat([tf.cos(angles[:, :1]), tf.sin(angles[:, :1])], axis=1)
+
+    network = sequential(
+        "circle",
+        (5, 5, 1),
+        # Pooling 2 by 2 drops the last row and column.
+        [
+            layers.max_pool(2),
+            layers.reshape(),
+            layers.dense(2),
+            layers.activation(on_the_circle),
+        ],
+    )
+    assert visible_window(network, SEED) == (4, 4)
+
+
 def test_visible_window_refuses_networks_without_pictures():
     with pytest.raises(InputError, match="takes inputs of shape"):
         visible_window(generators.hitaj_mnist(), SEED)

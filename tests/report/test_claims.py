@@ -272,6 +272,15 @@ def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
     )
     text = in_brief([run(0, 3, 0.2, {"attack": -0.5})])
     assert text.endswith("class shown best: -0.50 (one seed)")
+    # Intervals that overlap, of differences that are all alike: .2 +- .03 or so.
+    seeds = [
+        run(seed, 3, 0.2, {"attack": level + above, "control": level})
+        for seed, level, above in ((0, -0.5, 0.19), (1, 0.1, 0.2), (2, 0.4, 0.21))
+    ]
+    text = in_brief(seeds)
+    # t with two degrees of freedom: 4.303 * .01 / sqrt(3) = .025.
+    assert text.endswith(", attack less control 0.20 [0.18, 0.22] (3 seeds)")
+    assert "control 0.00 [-1.14, 1.14] (3 seeds)" in text
 
 
 @pytest.mark.parametrize(

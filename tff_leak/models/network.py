@@ -241,8 +241,11 @@ def visible_window(network: Network, seed: tf.Tensor) -> tuple[int, int]:
     inputs = tf.random.stateless_uniform([8, *network.input_shape], seed, -1.0, 1.0)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        outputs = tf.reduce_sum(network.outputs(weights, inputs) ** 2)
-    gradient = np.abs(tape.gradient(outputs, inputs).numpy()).sum(axis=(0, 3))
+        outputs = network.outputs(weights, inputs)
+        # No sum of squares: embeddings of length 1 have the same one for any picture.
+        random = tf.random.stateless_normal(tf.shape(outputs), seed)
+        functional = tf.reduce_sum(random * outputs)
+    gradient = np.abs(tape.gradient(functional, inputs).numpy()).sum(axis=(0, 3))
     rows = np.flatnonzero(gradient.sum(axis=1))
     columns = np.flatnonzero(gradient.sum(axis=0))
     return int(rows[-1]) + 1, int(columns[-1]) + 1

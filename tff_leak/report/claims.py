@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tff_leak.errors import InputError
 from tff_leak.report.results_tables import (
+    above_control,
     interval_text,
     mean_of,
     over_seeds,
@@ -328,6 +329,7 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
     """
     runs: dict[str, list[Mapping]] = {}
     controls: dict[str, list[Mapping]] = {}
+    above: dict[str, list[Mapping]] = {}
     for summary in summaries:
         for attack in summary["attacks"]:
             near = "" if attack["distance"] is None else "distance "
@@ -339,6 +341,9 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
                     control = {"targets": (), **largest["control"]}
                     of_control = {"seed": summary["seed"], "pooled": control}
                     controls.setdefault(name, []).append(of_control)
+                    difference = {"targets": (), "recovered": above_control(largest)}
+                    of_both = {"seed": summary["seed"], "pooled": difference}
+                    above.setdefault(name, []).append(of_both)
                 name = f"{name}, class shown best"
             run = {"seed": summary["seed"], "pooled": pooled}
             runs.setdefault(name, []).append(run)
@@ -349,9 +354,12 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
             reached = sum(run["pooled"]["reached_count"] for run in found)
             aimed = sum(len(run["pooled"]["targets"]) for run in found)
             text += f", reached {reached} of {aimed}"
-        control = controls.get(name.removesuffix(", class shown best"))
-        if control:
-            text += f", control {over_seeds(recovered_by_seed(control))}"
+        of = name.removesuffix(", class shown best")
+        if of in controls:
+            text += f", control {over_seeds(recovered_by_seed(controls[of]))}"
+            differences = recovered_by_seed(above[of])
+            if len(differences) > 1:  # One seed's is there to be seen.
+                text += f", attack less control {over_seeds(differences)}"
         lines.append(text)
     return f"recovered<br>{'<br>'.join(lines)}"
 

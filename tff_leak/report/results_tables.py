@@ -1,6 +1,5 @@
 """The tables of `docs/results.md`, one for each kind of experiment."""
 
-import operator
 from collections.abc import Mapping, Sequence
 
 from tff_leak.metrics.score import confidence_interval
@@ -25,9 +24,13 @@ def client_gan(summaries: Sequence[Mapping]) -> str:
         for summary in summaries
         for index in range(len(summary["targets"]))
     ]
-    if any(_LATE in row for row in rows):
-        rows = [row | {_LATE: row.get(_LATE, _UNMEASURED)} for row in rows]
-    return _sparse_table(rows) + _intervals(summaries)
+    return _sparse_table(_late_or_unmeasured(rows)) + _intervals(summaries)
+
+
+def _late_or_unmeasured(rows: Sequence[Mapping]) -> list[Mapping]:
+    """Tells runs of before it was measured from those that have no such figure."""
+    late = {name for row in rows for name in row if name.endswith(_LATE)}
+    return [row | {name: row.get(name, _UNMEASURED) for name in late} for row in rows]
 
 
 def model_inversion(summaries: Sequence[Mapping]) -> str:
@@ -249,7 +252,8 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
             for attack in summary["attacks"]
             for one in attack["targets"]
         ]
-        return _sparse_table(_without_empty(rows)) + _key_intervals(summaries)
+        rows = _without_empty(_late_or_unmeasured(rows))
+        return _sparse_table(rows) + _key_intervals(summaries)
     found = "accuracy" if study == "accuracy" else "keys"
     rows = [
         {"seed": summary["seed"]} | _key_figures(one)
@@ -430,32 +434,66 @@ def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
         "guess": attack["guess"],
         "d": attack["dimension"],
     } | _target_figures(one)
+    people = (attack.get("identity") or {}).get("pooled")
+    if people:
+        row["right person nearest"] = people["attack"]
+        row["control's right person"] = people["control"]
+    row |= _late_of_key(attack, one) | _largest_of_classes(attack)
+    if "trained_round" in attack:
+        row["first round with all trained"] = attack["trained_round"] or "not yet"
+    [near] = [o for o in attack["overlap"] if o["adversary"] == one["adversary"]]
+    fellow = near.get("fellow") or {"product": "", "class": ""}
+    return row | {
+        "product with nearest key": near["product"],
+        "its class": near["class"],
+        "next one's": near.get("rival", _UNMEASURED),
+        "product with another attacker's": fellow["product"],
+        "that one's class": fellow["class"],
+        "generator's steps a turn": attack.get("generator_steps", _UNMEASURED),
+        "control's steps": attack.get("control_generator_steps") or "not run",
+        "accuracy, all keys": attack["task_accuracy"],
+        "own keys": attack["own_accuracy"],
+        "rounds": summary["rounds"],
+        "seconds": _seconds(summary["seconds"]),
+    }
+
+
+def _late_of_key(attack: Mapping, one: Mapping) -> dict[str, object]:
+    """`recovered` in the last half of the rounds, and the control's."""
+    found = one.get("late_recovered")
+    if found is None:
+        return {}
+    largest = attack["largest"]
+    if largest is not None:
+        found = {name: of and of["late_recovered"] for name, of in largest.items()}
+    return {
+        _LATE: found["attack"],
+        f"control's {_LATE}": found.get("control", "not run"),
+    }
+
+
+def _largest_of_classes(attack: Mapping) -> dict[str, object]:
+    """What an attack without a target shows of any class; empty of one with a target.
+
+    The class that it shows best, and all that it shows: the judge may name a class of
+    other adversaries, whom the control does not take their data.
+    """
     largest = attack["largest"] or {"attack": {}, "control": {}}
+    row: dict[str, object] = {}
     columns = {"recovered": "recovered", "judge share": "judge_share_largest"}
     for text, key in columns.items():
         for owner, kind in (("", "attack"), ("control's ", "control")):
             figures = largest[kind]
             found = "not run" if figures is None else figures.get(key, "")
             row[f"{owner}{text}, largest of classes"] = found
-    if largest["attack"].get("pairs"):
-        row["reached, pairs"] = "{reached_pairs} of {pairs}".format(**largest["attack"])
-    people = (attack.get("identity") or {}).get("pooled")
-    if people:
-        row["right person nearest"] = people["attack"]
-        row["control's right person"] = people["control"]
-    elsewhere = (attack.get("elsewhere") or {}).get("attack")
-    row["judge share, any class"] = elsewhere["judge_share"] if elsewhere else ""
-    if "trained_round" in attack:
-        row["all trained in round"] = attack["trained_round"] or "not yet"
-    nearest = max(attack["overlap"], key=operator.itemgetter("product"))
-    return row | {
-        "product with nearest key": nearest["product"],
-        "next one's": nearest.get("rival", _UNMEASURED),
-        "accuracy, all keys": attack["task_accuracy"],
-        "own keys": attack["own_accuracy"],
-        "rounds": summary["rounds"],
-        "seconds": _seconds(summary["seconds"]),
-    }
+    pairs = "{reached_pairs} of {pairs}"
+    counted = largest["attack"].get("pairs")
+    row["reached, pairs"] = pairs.format(**largest["attack"]) if counted else ""
+    elsewhere = attack.get("elsewhere") or {}
+    for owner, kind in (("", "attack"), ("control's ", "control")):
+        share = (elsewhere.get(kind) or {"judge_share": ""})["judge_share"]
+        row[f"{owner}judge share, any class"] = share
+    return row
 
 
 def _key_figures(one: Mapping) -> dict[str, object]:
@@ -487,7 +525,7 @@ def _shared_scores(rows: Sequence[Mapping]) -> dict[str, object]:
 
 def _key_intervals(summaries: Sequence[Mapping]) -> str:
     """`recovered` over seeds, for each guess, key size and set of targets."""
-    values: dict[tuple, list[float | None]] = {}
+    values: dict[str, list[float | None]] = {}
     for summary in summaries:
         for attack in summary["attacks"]:
             name = f"{attack['guess']}, d = {attack['dimension']}"
@@ -499,9 +537,22 @@ def _key_intervals(summaries: Sequence[Mapping]) -> str:
                 if found is not None:
                     line = f"{name}, {kind}, largest of classes"
                     values.setdefault(line, []).append(found["recovered"])
+            if attack["largest"]["control"] is not None:
+                line = f"{name}, attack less control of the same seed"
+                values.setdefault(line, []).append(above_control(attack["largest"]))
     return "".join(
         f"\nrecovered, {name}: {over_seeds(found)}.\n" for name, found in values.items()
     )
+
+
+def above_control(largest: Mapping[str, Mapping]) -> float | None:
+    """Returns by how much an attack without a target is above its control.
+
+    Both have the same seed, so that over seeds this has an interval of its own, which
+    two intervals that overlap do not tell.
+    """
+    attack, control = (largest[name]["recovered"] for name in ("attack", "control"))
+    return None if attack is None or control is None else attack - control
 
 
 def _target_list(targets: Sequence[int]) -> str:
