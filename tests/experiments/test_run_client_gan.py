@@ -26,8 +26,11 @@ SMALL = [
 ]
 
 
+BINARY = "experiments.run_client_gan"
+
+
 def _command(*flags):
-    return [sys.executable, "-m", "experiments.run_client_gan", *flags]
+    return [sys.executable, "-m", BINARY, *flags]
 
 
 def _run(*flags):
@@ -109,9 +112,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("flags, named", BAD.values(), ids=BAD.keys())
-def test_bad_input_is_one_line_and_changes_nothing(flags, named, tmp_path):
+def test_bad_input_is_one_line_and_changes_nothing(flags, named, tmp_path, forked):
     output = tmp_path / "run"
-    result = _run(*SMALL, f"--output_dir={output}", *flags)
+    result = forked(BINARY, *SMALL, f"--output_dir={output}", *flags)
     assert result.returncode == 2, result.stderr
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
@@ -121,7 +124,17 @@ def test_bad_input_is_one_line_and_changes_nothing(flags, named, tmp_path):
     assert not output.exists()
 
 
-def test_broken_data_is_named(tmp_path):
+def test_bad_input_of_a_binary_that_is_started_by_itself(tmp_path):
+    output = tmp_path / "run"
+    result = _run(*SMALL, f"--output_dir={output}", "--dataset=digit")
+    assert result.returncode == 2, result.stderr
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ") and "digit" in line
+    assert result.stdout == ""
+    assert not output.exists()
+
+
+def test_broken_data_is_named(tmp_path, forked):
     pictures = tmp_path / "pictures"
     for name in ("cats", "dogs"):
         (pictures / name).mkdir(parents=True)
@@ -129,8 +142,11 @@ def test_broken_data_is_named(tmp_path):
             (pictures / name / f"{number}.png").write_bytes(b"no picture")
     before = _contents(tmp_path)
     output = tmp_path / "run"
-    result = _run(
-        *SMALL, f"--dataset=image_folder:{pictures}", f"--output_dir={output}"
+    result = forked(
+        BINARY,
+        *SMALL,
+        f"--dataset=image_folder:{pictures}",
+        f"--output_dir={output}",
     )
     assert result.returncode == 2, result.stderr
     [line] = result.stderr.strip().splitlines()
@@ -138,16 +154,16 @@ def test_broken_data_is_named(tmp_path):
     assert _contents(tmp_path) == before
 
 
-def test_no_output_dir():
-    result = _run(*SMALL)
+def test_no_output_dir(forked):
+    result = forked(BINARY, *SMALL)
     assert result.returncode == 2
     assert result.stderr.startswith("error: --output_dir is missing")
 
 
-def test_foreign_directory_is_left_alone(tmp_path):
+def test_foreign_directory_is_left_alone(tmp_path, forked):
     (tmp_path / "thesis.txt").write_text("mine")
     before = _contents(tmp_path)
-    result = _run(*SMALL, f"--output_dir={tmp_path}")
+    result = forked(BINARY, *SMALL, f"--output_dir={tmp_path}")
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert _contents(tmp_path) == before

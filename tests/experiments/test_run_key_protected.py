@@ -8,8 +8,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import subprocess
-import sys
 import time
 import types
 
@@ -811,19 +809,11 @@ def test_keys_alone(tmp_path, study):
         ),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flags, message):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.run_key_protected",
-            *flags.split(),
-            f"--output_dir={tmp_path / 'run'}",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flags, message, forked):
+    done = forked(
+        "experiments.run_key_protected",
+        *flags.split(),
+        f"--output_dir={tmp_path / 'run'}",
     )
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()

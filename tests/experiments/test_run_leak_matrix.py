@@ -444,17 +444,9 @@ def test_the_report_names_the_reason_of_a_failure(tmp_path):
         ),
     ],
 )
-def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message):
+def test_bad_input_is_one_line_and_changes_nothing(tmp_path, flag, message, forked):
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.run_leak_matrix"]
-    result = subprocess.run(
-        [*command, f"--output_dir={output}", flag],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    result = forked("experiments.run_leak_matrix", f"--output_dir={output}", flag)
     assert result.returncode == 2
     [line] = result.stderr.strip().splitlines()
     assert line.startswith(f"error: {message}")

@@ -238,33 +238,15 @@ BAD = {
 }
 
 
-def test_bad_input_is_one_line_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize("flags, named", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_changes_nothing(flags, named, tmp_path, forked):
     output = tmp_path / "run"
-    # Side by side: most of the time of each is its start.
-    processes = {
-        name: subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "experiments.run_model_inversion",
-                f"--output_dir={output}",
-                *flags,
-            ],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name, (flags, _) in BAD.items()
-    }
-    for name, process in processes.items():
-        out, errors = process.communicate(timeout=120)
-        assert process.returncode == 2, (name, errors)
-        [line] = errors.strip().splitlines()
-        assert line.startswith("error: ")
-        assert BAD[name][1] in line
-        assert out == ""
+    result = forked("experiments.run_model_inversion", f"--output_dir={output}", *flags)
+    assert result.returncode == 2, result.stderr
+    [line] = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert named in line
+    assert result.stdout == ""
     assert not output.exists()
 
 

@@ -9,8 +9,6 @@ import functools
 import html
 import json
 import pathlib
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -515,22 +513,9 @@ def test_victims_that_are_not_there(victims):
     ],
     ids=["two mechanisms", "victims of membership"],
 )
-def test_bad_input_is_one_line_and_changes_nothing(flags, message, tmp_path):
+def test_bad_input_is_one_line_and_changes_nothing(flags, message, tmp_path, forked):
     output = tmp_path / "run"
-    result = subprocess.run(
-        [
-            sys.executable,
-            *("-m", "experiments.run_update_attacks"),
-            *flags,
-            f"--output_dir={output}",
-        ],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = forked("experiments.run_update_attacks", *flags, f"--output_dir={output}")
     assert result.returncode == 2
     [line] = result.stderr.strip().splitlines()
     assert line.startswith(f"error: {message}")
