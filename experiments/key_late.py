@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tff_leak.errors import InputError
 from tff_leak.metrics.score import recovered
 from tff_leak.metrics.similarity import similarity
 from tff_leak.runtime import snapshots
@@ -54,9 +55,19 @@ def load(
     foreground: bool,
     window: tuple[int, int] | None,
 ) -> LateSnapshots:
-    """Loads a run's snapshots of rounds r with 2 r > `rounds`, the last among them."""
+    """Loads a run's snapshots of rounds r with 2 r > `rounds`, the last among them.
+
+    Raises:
+      InputError: if there is none.
+    """
     taken = snapshots.load_snapshots(directory)
     late = [arrays for number, arrays in taken.items() if 2 * number > rounds]
+    if not late:
+        raise InputError(
+            f"{directory.program_state}: no snapshot of a round behind half of "
+            f"{rounds}: expected that of the last at least; delete the run directory "
+            "and run the experiment again"
+        )
     return LateSnapshots(late, foreground, window)
 
 

@@ -28,18 +28,19 @@ _LARGEST_TEXT = (
 _COMPARISON_TEXT = (
     "Known: the adversary has the target's key (the positive control). A number is "
     "the distance of its guess from that key. Best, ascent, embeddings, drift, "
-    "weights and moments are searches with their effort a turn. The nearest key is "
-    "the one of honest participants that the shown adversary's is nearest to, "
-    "another attacker's one of a class that another adversary holds (the class). "
-    "All trained: the first round after which everybody has 97% on held-out "
-    "pictures of its own classes, where the paper stops (on its local data); a "
-    "later one may have less. The generator rests in turns in which the model "
-    "believes its pictures, so that attacks differ in steps. Judge share, any "
-    "class: of the class that the judge names most among all that the adversary "
-    "does not hold itself; of other adversaries' classes there is no control, as "
-    "these keep theirs where honest participants have no data. Reached, without a "
-    "target: of all pairs of an adversary and a class of honest participants that "
-    "it does not hold."
+    "weights and moments are searches with their effort a turn. Product with "
+    "nearest key: of the first shown adversary's key with the nearest class key of "
+    "honest participants; with the next one: the largest with any other key; "
+    "another attacker's: with the nearest class key of another adversary (its "
+    "class). First round with all trained: that after which everybody has 97% on "
+    "held-out pictures of its own classes, where the paper stops (on its local "
+    "data); a later one may have less. The generator rests in turns in which the "
+    "model believes its pictures, so that attacks differ in steps. Judge share, "
+    "any class: of the class that the judge names most among all that the "
+    "adversary does not hold itself; of other adversaries' classes there is no "
+    "control, as these keep theirs where honest participants have no data. "
+    "Reached, without a target: of all pairs of an adversary and a class of honest "
+    "participants that it does not hold."
 )
 
 
@@ -237,11 +238,12 @@ def _fellow(near: Mapping[str, Any]) -> str:
 def _late(attack: Mapping[str, Any]) -> list[object]:
     """`recovered` of the last half of the rounds, and the control's."""
     largest = attack["largest"]
-    found = attack["pooled"].get("late_recovered")
     if largest:
-        found = {name: one and one["late_recovered"] for name, one in largest.items()}
-    control = found.get("control") if attack["control_generator_steps"] else "not run"
-    return [found["attack"], control]
+        ran = {name: one for name, one in largest.items() if one is not None}
+        found = {name: one["late_recovered"] for name, one in ran.items()}
+    else:
+        found = attack["pooled"]["late_recovered"]
+    return [found["attack"], found.get("control", "not run")]
 
 
 def _reached(attack: Mapping[str, Any]) -> tuple[int, int]:

@@ -2,10 +2,12 @@
 
 # bazel: dep = tools.forking
 
+import contextlib
 import json
 import os
 import pathlib
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +15,55 @@ from collections.abc import Callable, Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-_TIMEOUT = 300  # Seconds, of the imports or of one command.
+_TIMEOUT = 120  # Seconds, of the imports or of one command.
+
+
+class _Binary:
+    """A binary that is imported once; see tools/forking.py."""
+
+    def __init__(self, module: str, folder: pathlib.Path):
+        self._module = module
+        self._files = {name: folder / name for name in ("stdout", "stderr")}
+        self._errors = folder / "errors"
+        path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with open(self._errors, "w", encoding="utf-8") as errors:
+            self._server = subprocess.Popen(
+                [sys.executable, str(ROOT / "tools" / "forking.py"), module],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                bufsize=1,
+                start_new_session=True,
+            )
+
+    def run(self, flags: tuple[str, ...]) -> subprocess.CompletedProcess:
+        files = {name: str(path) for name, path in self._files.items()}
+        with contextlib.suppress(BrokenPipeError):  # It says below why it ended.
+            self._server.stdin.write(json.dumps({"flags": flags, **files}) + "\n")
+        ready, _, _ = select.select([self._server.stdout], [], [], _TIMEOUT)
+        answer = self._server.stdout.readline() if ready else ""
+        if not answer:
+            # Its next answer would be taken for that of another command.
+            self.end()
+            pytest.fail(f"{self._module} {flags}: no exit code; {self.errors()}")
+        texts = {name: path.read_text() for name, path in self._files.items()}
+        return subprocess.CompletedProcess(flags, int(answer), **texts)
+
+    def errors(self) -> str:
+        """What the imports wrote, which no command would have to stderr."""
+        return self._errors.read_text()
+
+    def end(self) -> None:
+        # With a command that hangs, if there is one.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._server.pid, signal.SIGKILL)
+        self._server.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._server.stdin.close()
+        self._server.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -22,38 +72,20 @@ def forked(
 ) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """`(module, *flags)`, e.g. `("experiments.run_dssgd", "--rounds=0")`, to a result.
 
-    As `subprocess.run` of `python -m module` with captured text, for bad input above
-    all. Not for what `python -m` itself does, nor for signals and pipes.
+    As `subprocess.run` of `python -m module` with captured text, for commands that end
+    before anything is computed, bad input above all. With the environment of the first
+    command.
     """
-    written = tmp_path_factory.mktemp("forked")
-    servers: dict[str, subprocess.Popen] = {}
+    binaries: dict[str, _Binary] = {}
 
     def run(module: str, *flags: str) -> subprocess.CompletedProcess:
-        if module not in servers:
-            servers[module] = subprocess.Popen(
-                [sys.executable, str(ROOT / "tools" / "forking.py")] + [module],
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                bufsize=1,
-            )
-        server = servers[module]
-        files = {name: str(written / name) for name in ("stdout", "stderr")}
-        server.stdin.write(json.dumps({"flags": flags, **files}) + "\n")
-        ready, _, _ = select.select([server.stdout], [], [], _TIMEOUT)
-        assert ready, f"{module} {flags}: no answer in {_TIMEOUT} s"
-        answer = server.stdout.readline()
-        assert answer, f"{module}: cannot be imported; see stderr"
-        texts = {name: pathlib.Path(file).read_text() for name, file in files.items()}
-        return subprocess.CompletedProcess(flags, int(answer), **texts)
+        if module not in binaries:
+            binaries[module] = _Binary(module, tmp_path_factory.mktemp("forked"))
+        return binaries[module].run(flags)
 
-    try:
-        yield run
-    finally:
-        for server in servers.values():
-            server.kill()
-            server.wait()
-            server.stdin.close()
-            server.stdout.close()
+    yield run
+    for binary in binaries.values():
+        binary.end()
+    assert {
+        name: binary.errors() for name, binary in binaries.items()
+    } == dict.fromkeys(binaries, "")

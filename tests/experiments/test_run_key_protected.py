@@ -619,6 +619,11 @@ class TestAttack:
         assert one["late_recovered"]["attack"] == pytest.approx(late)
         assert known["pooled"]["late_recovered"] == one["late_recovered"]
         assert one["late_ssim"]["control"] != one["late_ssim"]["attack"]
+        with (
+            RunDirectory.open(path, {"test": True}) as directory,
+            pytest.raises(InputError, match="no snapshot of a round behind half of 4"),
+        ):
+            key_late.load(directory, 4, foreground=True, window=None)
 
     def test_when_everybody_was_trained(self, finished):
         path, _, _, summary = finished

@@ -450,7 +450,7 @@ def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
         "product with another attacker's": fellow["product"],
         "that one's class": fellow["class"],
         "generator's steps a turn": attack.get("generator_steps", _UNMEASURED),
-        "control's steps": attack.get("control_generator_steps") or "not run",
+        "control's steps": _not_run(attack.get("control_generator_steps", _UNMEASURED)),
         "accuracy, all keys": attack["task_accuracy"],
         "own keys": attack["own_accuracy"],
         "rounds": summary["rounds"],
@@ -465,7 +465,8 @@ def _late_of_key(attack: Mapping, one: Mapping) -> dict[str, object]:
         return {}
     largest = attack["largest"]
     if largest is not None:
-        found = {name: of and of["late_recovered"] for name, of in largest.items()}
+        ran = {name: of for name, of in largest.items() if of is not None}
+        found = {name: of["late_recovered"] for name, of in ran.items()}
     return {
         _LATE: found["attack"],
         f"control's {_LATE}": found.get("control", "not run"),
@@ -491,9 +492,14 @@ def _largest_of_classes(attack: Mapping) -> dict[str, object]:
     row["reached, pairs"] = pairs.format(**largest["attack"]) if counted else ""
     elsewhere = attack.get("elsewhere") or {}
     for owner, kind in (("", "attack"), ("control's ", "control")):
-        share = (elsewhere.get(kind) or {"judge_share": ""})["judge_share"]
+        figures = elsewhere.get(kind, {"judge_share": ""})
+        share = "not run" if figures is None else figures["judge_share"]
         row[f"{owner}judge share, any class"] = share
     return row
+
+
+def _not_run(value: object) -> object:
+    return "not run" if value is None else value
 
 
 def _key_figures(one: Mapping) -> dict[str, object]:
