@@ -801,6 +801,15 @@ def test_keys_alone(tmp_path, study):
     text = json.dumps(found.summary)
     (tmp_path / "docs" / "keys_fig" / "0" / "summary.json").write_text(text)
     assert f"{rows[0][name]:.4f}" in results.render(tmp_path / "docs", {})
+    # Three seeds, by hand: .1, .2 and .3 have a deviation of .1, and t is 4.303.
+    for seed, value in enumerate((0.1, 0.2, 0.3)):
+        folder = tmp_path / "docs" / "keys_fig" / str(seed)
+        folder.mkdir(exist_ok=True)
+        kept = {"distribution": "normal", "dimension": 4, name: value}
+        text = json.dumps(found.summary | {"seed": seed, "keys": [kept]})
+        (folder / "summary.json").write_text(text)
+    page = results.render(tmp_path / "docs", {})
+    assert "| normal | 4 | 0.2000 [-0.0484, 0.4484] (3 seeds) |" in page
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,26 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
             f"\nmean participant accuracy, d = {d}: {over_seeds(values, 4)}.\n"
             for d, values in by_dimension.items()
         )
+    elif len(summaries) > 1:
+        lines = f"\n{_sparse_table(_keys_over_seeds(summaries))}"
     return _sparse_table(rows) + lines
+
+
+def _keys_over_seeds(summaries: Sequence[Mapping]) -> list[dict[str, object]]:
+    """Figures of keys alone, a row a distribution and dimension, over seeds."""
+    values: dict[tuple, dict[str, list[float]]] = {}
+    for summary in summaries:
+        for row in summary["keys"]:
+            setting = row["distribution"], row["dimension"]
+            of_setting = values.setdefault(setting, {})
+            for name, value in row.items():
+                if isinstance(value, float):
+                    of_setting.setdefault(name, []).append(value)
+    return [
+        {"distribution": distribution, "dimension": dimension}
+        | {name.replace("_", " "): over_seeds(of, 4) for name, of in figures.items()}
+        for (distribution, dimension), figures in values.items()
+    ]
 
 
 def leak_matrix(summaries: Sequence[Mapping]) -> str:
