@@ -29,7 +29,8 @@ def client_gan(summaries: Sequence[Mapping]) -> str:
 
 def _late_or_unmeasured(rows: Sequence[Mapping]) -> list[Mapping]:
     """Tells runs of before it was measured from those that have no such figure."""
-    late = {name for row in rows for name in row if name.endswith(_LATE)}
+    # No set: columns have one order.
+    late = dict.fromkeys(name for row in rows for name in row if name.endswith(_LATE))
     return [row | {name: row.get(name, _UNMEASURED) for name in late} for row in rows]
 
 
