@@ -44,10 +44,10 @@ found.
 
 What came of it stands in the presets `keys_digits`, `keys_digits_effort`,
 `keys_digits_estimates`, `keys_digits_one_class` and `leak_matrix_digits_wide`: ASCENT
-(two seeds) and EMBEDDINGS (not in every run) found keys that serve; RANDOM and DRIFT did
-not. Neither did MOMENTS, whose key of a victim with one class was the nearest of all,
-nor WEIGHTS: what they have beside the victim's key is common to all embeddings, and a
-generator satisfies it with noise or grids.
+(two seeds) and EMBEDDINGS (not in every run) found keys that serve; RANDOM and DRIFT
+did not. Neither did MOMENTS, whose key of a victim with one class was the nearest of
+all, nor WEIGHTS: what they have beside the victim's key is common to all embeddings,
+and a generator satisfies it with noise or grids.
 """
 
 import dataclasses
