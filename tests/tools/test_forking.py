@@ -1,6 +1,7 @@
 """A binary that is forked ends as one that is started by itself."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -41,10 +42,11 @@ def answers(tmp_path_factory):
         }
         for way in ways
     ]
+    path = [str(ROOT), str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "forking.py"), "ends"],
+        [sys.executable, str(ROOT / "tools/forking.py"), "ends"],
         input="".join(json.dumps(command) + "\n" for command in commands),
-        env={"PYTHONPATH": f"{ROOT}:{folder}"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -74,5 +76,5 @@ def test_exit_codes_and_what_is_written(answers, way, code, last):
     assert found == code
     lines = errors.read_text().splitlines()
     assert (lines[-1] if lines else None) == last
-    # No other command's flags, and nothing on stdin; a killed one cannot flush.
-    assert out == ("" if way == "killed" else f"[] 0 {way}\n")
+    # No other command's flags, and nothing on stdin; a killed one may not flush.
+    assert out in (f"[] 0 {way}\n", *([""] if way == "killed" else []))
