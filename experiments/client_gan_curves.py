@@ -92,23 +92,38 @@ def with_late(
     return {**scores, "targets": targets, "pooled": pooled, "late_rounds": late}
 
 
-def _late(figures: Mapping, snapped: list[Mapping]) -> dict[str, dict]:
-    """Of one target, or of all pooled; `snapped` are the same of snapshots."""
+def late_figures(
+    figures: Mapping[str, Any], ssim: Mapping[str, float]
+) -> dict[str, dict]:
+    """Returns `late_ssim` and `late_recovered` of one target, or of all pooled.
+
+    Args:
+      figures: of the final evaluation: `floor`, `reference` and `recovered`.
+      ssim: mean similarity of the later snapshots' pictures, by arm's name.
+
+    Returns:
+      Both by arm's name; `late_recovered` is None where `recovered` is not defined.
+    """
     floor, reference = figures["floor"]["value"], figures["reference"]["ssim"]
-    ssim = {
-        arm: float(np.mean([_arms_of(one)[arm]["ssim"] for one in snapped]))
-        for arm in _arms_of(figures)
-    }
     # The mean of `recovered` is that of the mean similarity: the scale is one for all,
     # and where it is not defined for the last round, it is for none.
     defined = figures["recovered"] is not None
     return {
-        "late_ssim": ssim,
+        "late_ssim": dict(ssim),
         "late_recovered": {
             arm: recovered(value, floor, reference) if defined else None
             for arm, value in ssim.items()
         },
     }
+
+
+def _late(figures: Mapping, snapped: list[Mapping]) -> dict[str, dict]:
+    """Of one target, or of all pooled; `snapped` are the same of snapshots."""
+    ssim = {
+        arm: float(np.mean([_arms_of(one)[arm]["ssim"] for one in snapped]))
+        for arm in _arms_of(figures)
+    }
+    return late_figures(figures, ssim)
 
 
 def _of_target(scores: Scores, target: int) -> Mapping:

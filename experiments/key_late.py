@@ -71,26 +71,6 @@ def load(
     return LateSnapshots(late, foreground, window)
 
 
-def with_late(figures: Mapping[str, Any], ssim: Mapping[str, float]) -> dict[str, Any]:
-    """Returns the figures of a target, or of all, with those of the later snapshots.
-
-    Args:
-      figures: of the final evaluation: `floor`, `reference` and `recovered`.
-      ssim: similarity of the later snapshots' pictures, of `attack` and `control`.
-
-    Returns:
-      The figures with `late_ssim` and `late_recovered`, both by the same names. The
-      latter is None where `recovered` is not defined.
-    """
-    floor, reference = figures["floor"]["value"], figures["reference"]["ssim"]
-    defined = figures["recovered"] is not None
-    late = {
-        name: recovered(value, floor, reference) if defined else None
-        for name, value in ssim.items()
-    }
-    return {**figures, "late_ssim": dict(ssim), "late_recovered": late}
-
-
 def floor_without_control(figures: Mapping[str, Any]) -> float:
     """Returns the largest candidate for a floor that needs no control run.
 
@@ -105,7 +85,7 @@ def largest(targets: Iterable[Mapping[str, Any]], name: str) -> float | None:
     """Returns the largest `late_recovered` of several classes, without the control.
 
     Args:
-      targets: from `with_late`.
+      targets: with the figures of `client_gan_curves.late_figures`.
       name: `attack` or `control`.
     """
     found = [

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import key_late
+from experiments.client_gan_curves import late_figures
 from experiments.client_gan_program import identity_of
 from experiments.dssgd_arm import ArmState, mean_over_rounds
 from experiments.evaluation import build_judge
@@ -287,7 +288,7 @@ def _score(
         }
         return {
             "targets": targets,
-            "pooled": key_late.with_late(found["pooled"], ssim),
+            "pooled": found["pooled"] | late_figures(found["pooled"], ssim),
             "largest": None,
             "identity": identity_of(data, inputs, window),
         }
@@ -308,7 +309,8 @@ def _with_late(
         for name, drawn_by in arms.items()
         if drawn_by is not None
     }
-    return key_late.with_late(figures, ssim) | {"adversary": entry.adversary}
+    whose = {"adversary": entry.adversary}
+    return {**figures, **late_figures(figures, ssim), **whose}
 
 
 def _best_shown(
