@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 from dp_accounting import GaussianDpEvent
 
@@ -97,9 +98,16 @@ def _experiment():
 
 @pytest.fixture(scope="module", autouse=True)
 def runtime():
-    """One for all tests: it keeps what it has compiled."""
+    """One for all tests: it keeps what it has compiled.
+
+    Graphs are run as they are traced. They are large and run a few times on tiny
+    pictures, so that a third of the time would go to making them faster.
+    """
+    optimizer = tf.config.optimizer
+    optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield runtimes.use("in_process", asynchronous=True)
     tff.test.set_no_default_context()
+    optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 def _train(experiment, directory):
