@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,6 +12,10 @@ from tff_leak.errors import InputError
 from tff_leak.metrics.key_geometry import largest_overlaps, shared_class
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
+
+_PORTION = 20  # Trials; a second or two of one core, for 1000 keys of 16384 numbers.
+
+_Found = TypeVar("_Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,28 +82,34 @@ class GeometryArm:
         """
         dimension = self.dimensions[round_num - 1]
         measure = self._shared if self.shared else self._overlaps
-        metrics = await asyncio.to_thread(measure, dimension)
+        metrics = await measure(dimension)
         return GeometryState(np.int32(round_num)), {"dimension": dimension} | metrics
 
-    def _overlaps(self, dimension: int) -> dict[str, float]:
-        found = largest_overlaps(
-            dimension,
-            self.distribution,
-            keys=self.sizes.keys,
-            trials=self.sizes.trials,
-            seed=self._seed(dimension),
-        ).numpy()
+    async def _overlaps(self, dimension: int) -> dict[str, float]:
+        portions = self._in_portions(
+            lambda trials: largest_overlaps(
+                dimension,
+                self.distribution,
+                keys=self.sizes.keys,
+                trials=trials,
+                seed=self._seed(dimension),
+            ).numpy()
+        )
+        found = np.concatenate([portion async for portion in portions])
         return {"largest": float(found.max()), "mean": float(found.mean())}
 
-    def _shared(self, dimension: int) -> dict[str, float]:
-        found, others = shared_class(
-            dimension,
-            self.distribution,
-            others=self.sizes.others,
-            trials=self.sizes.trials,
-            seed=self._seed(dimension),
+    async def _shared(self, dimension: int) -> dict[str, float]:
+        portions = self._in_portions(
+            lambda trials: shared_class(
+                dimension,
+                self.distribution,
+                others=self.sizes.others,
+                trials=trials,
+                seed=self._seed(dimension),
+            )
         )
-        found, others = found.numpy(), others.numpy()
+        both = [portion async for portion in portions]
+        found, others = (np.concatenate(part) for part in zip(*both, strict=True))
         return {
             "score_largest": float(found.max()),
             "score_mean": float(found.mean()),
@@ -106,6 +117,18 @@ class GeometryArm:
             "other_largest": float(others.max()),
             "other_mean": float(others.mean()),
         }
+
+    async def _in_portions(
+        self, measure: Callable[[range], _Found]
+    ) -> AsyncIterator[_Found]:
+        """What `measure` finds in all trials, some at a time.
+
+        A thread cannot be ended from outside, so that a run that is told to end waits
+        for one portion and not for a dimension, which may take minutes.
+        """
+        for first in range(0, self.sizes.trials, _PORTION):
+            last = min(first + _PORTION, self.sizes.trials)
+            yield await asyncio.to_thread(measure, range(first, last))
 
     def _seed(self, dimension: int) -> np.ndarray:
         return seeding.derive(seeding.root(self.seed), Role.KEYS, dimension)

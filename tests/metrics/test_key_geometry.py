@@ -13,7 +13,7 @@ SEED = tf.constant([2, 9])
 
 @pytest.mark.parametrize("distribution", list(KeyDistribution))
 def test_largest_overlaps_are_those_of_all_pairs(distribution):
-    found = largest_overlaps(16, distribution, keys=6, trials=3, seed=SEED)
+    found = largest_overlaps(16, distribution, keys=6, trials=range(3), seed=SEED)
     for trial in range(3):
         keys = draw_keys(6, 16, derive(SEED, trial), distribution).numpy()
         pairs = [keys[i] @ keys[j] for i in range(6) for j in range(i)]
@@ -25,7 +25,7 @@ def test_keys_come_apart_with_their_length():
         float(
             tf.reduce_mean(
                 largest_overlaps(
-                    d, KeyDistribution.NORMAL, keys=100, trials=20, seed=SEED
+                    d, KeyDistribution.NORMAL, keys=100, trials=range(20), seed=SEED
                 )
             )
         )
@@ -41,7 +41,7 @@ def test_keys_come_apart_with_their_length():
 @pytest.mark.parametrize("dimension", [8, 512])
 def test_a_shared_class_settles_half_way_between_its_keys(dimension):
     found, others = shared_class(
-        dimension, KeyDistribution.UNIFORM, others=50, trials=4, seed=SEED
+        dimension, KeyDistribution.UNIFORM, others=50, trials=range(4), seed=SEED
     )
     for trial in range(4):
         drawn = draw_keys(

@@ -1,7 +1,10 @@
 """How random keys lie to one another ("Key protected classification", figures 1, 8).
 
-Pure geometry: there is no model and no data. Each trial draws its own keys.
+Pure geometry: there is no model and no data. Each trial draws its own keys, from a seed
+and its number, so that trials may be made in any portions.
 """
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -23,7 +26,7 @@ def largest_overlaps(
     distribution: KeyDistribution,
     *,
     keys: int,
-    trials: int,
+    trials: Sequence[int],
     seed: tf.Tensor,
 ) -> tf.Tensor:
     """Figure 1: the largest product of two of some random keys, for each trial.
@@ -32,16 +35,17 @@ def largest_overlaps(
       dimension: d of the keys.
       distribution: of a key's numbers.
       keys: drawn in a trial, 2 or more; 100 in the paper.
-      trials: 1 or more; 1000 in the paper, which shows their largest.
+      trials: their numbers, one or more; 1000 trials in the paper, which shows their
+        largest.
       seed: int32 `[2]`.
 
     Returns:
-      float32 `[trials]` in [-1, 1].
+      float32 `[len(trials)]` in [-1, 1].
     """
     return tf.stack(
         [
             largest_overlap(draw_keys(keys, dimension, derive(seed, t), distribution))
-            for t in range(trials)
+            for t in trials
         ]
     )
 
@@ -51,7 +55,7 @@ def shared_class(
     distribution: KeyDistribution,
     *,
     others: int,
-    trials: int,
+    trials: Sequence[int],
     seed: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Figure 8 (b) and (c): an embedding between two keys of one class.
@@ -65,15 +69,15 @@ def shared_class(
       dimension: d of the keys.
       distribution: of a key's numbers.
       others: random keys of other classes in a trial; 1000 in the paper.
-      trials: 1 or more; 1000 in the paper.
+      trials: their numbers, one or more; 1000 trials in the paper.
       seed: int32 `[2]`.
 
     Returns:
-      float32 `[trials, 2]`, the scores of the embedding with both keys, and float32
-      `[trials]`, its largest absolute product with the others.
+      float32 `[len(trials), 2]`, the scores of the embedding with both keys, and
+      float32 `[len(trials)]`, its largest absolute product with the others.
     """
     rows = []
-    for trial in range(trials):
+    for trial in trials:
         drawn = draw_keys(3 + others, dimension, derive(seed, trial), distribution)
         embedding = _settled(drawn[:2], drawn[2])
         found = scores(embedding[tf.newaxis], drawn)[0]
