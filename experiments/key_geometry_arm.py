@@ -13,7 +13,7 @@ from tff_leak.metrics.key_geometry import largest_overlaps, shared_class
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
 
-_PORTION = 20  # Trials; a second or two of one core, for 1000 keys of 16384 numbers.
+_PORTION = 10  # Trials; a second or two of one core with 1000 keys of 16384 numbers.
 
 _Found = TypeVar("_Found")
 
