@@ -32,22 +32,35 @@ class Federation:
     adversaries: Sequence[int]
     targets: Sequence[int]
 
+    @property
+    def everybody_attacks(self) -> bool:
+        """Whether nobody is honest, so that each is a victim of the others."""
+        return len(self.adversaries) == len(self.data)
+
+    @property
+    def victims(self) -> tuple[int, ...]:
+        """Numbers of the honest participants; of all where everybody attacks."""
+        numbers = range(len(self.data))
+        if self.everybody_attacks:
+            return tuple(numbers)
+        return tuple(number for number in numbers if number not in self.adversaries)
+
     def victim(self, target: int) -> int:
-        """The first honest participant that holds the class."""
+        """The first of the victims that holds the class."""
         holders = [
             number
-            for number, data in enumerate(self.data)
-            if number not in self.adversaries and (data.labels == target).any()
+            for number in self.victims
+            if (self.data[number].labels == target).any()
         ]
         return holders[0]
 
     def others_images(self, target: int) -> np.ndarray:
-        """Images of the class that honest participants but the victim hold."""
+        """Images of the class that victims but the first of them hold."""
         victim = self.victim(target)
         held = [
-            data.of_class(target).images
-            for number, data in enumerate(self.data)
-            if number not in (victim, *self.adversaries)
+            self.data[number].of_class(target).images
+            for number in self.victims
+            if number != victim
         ]
         shape = self.data[victim].images.shape[1:]
         return np.concatenate([np.zeros((0, *shape), np.float32), *held])
@@ -90,6 +103,7 @@ def load_data(
     targets: Sequence[int],
     seed: int,
     held_out_per_class: int | None = None,
+    all_may_attack: bool = False,
 ) -> Data:
     """Loads a data set and shares it out.
 
@@ -104,6 +118,7 @@ def load_data(
       held_out_per_class: so many images of a class are held out for tests, and none
         for a judge, who has nothing to do without an attack; None: see
         `partition.split_pools`.
+      all_may_attack: see `build_federation`.
 
     Raises:
       InputError: see `data.sources.load`, `partition.split_pools` and
@@ -126,6 +141,7 @@ def load_data(
             adversaries=adversaries,
             targets=targets,
             seed=seed,
+            all_may_attack=all_may_attack,
         ),
         judge=pools.judge,
         reference=pools.reference,
@@ -141,6 +157,7 @@ def build_federation(
     adversaries: Sequence[int],
     targets: Sequence[int],
     seed: int,
+    all_may_attack: bool = False,
 ) -> Federation:
     """Shares out data among participants.
 
@@ -154,17 +171,19 @@ def build_federation(
       adversaries: numbers of the malicious participants, from 0.
       targets: as many classes, one for each adversary.
       seed: of the partition.
+      all_may_attack: whether nobody needs to be honest.
 
     Raises:
       InputError: for a class list that cannot be read, a class or participant that
         does not exist, a target that nobody or the adversary itself holds.
     """
     class_lists = _class_lists(participants, source.num_classes)
-    _check_adversaries(adversaries, targets, len(class_lists))
+    _check_adversaries(adversaries, targets, len(class_lists), all_may_attack)
     data = partition.by_class_lists(examples, class_lists, seed=seed)
+    federation = Federation(data, tuple(adversaries), tuple(targets))
     for adversary, target in zip(adversaries, targets, strict=True):
-        _check_target(target, adversary, class_lists, adversaries)
-    return Federation(data, tuple(adversaries), tuple(targets))
+        _check_target(target, adversary, class_lists, federation.victims)
+    return federation
 
 
 def integers(flag: flags.FlagHolder) -> list[int]:
@@ -246,7 +265,7 @@ def _classes(text: str, num_classes: int) -> list[int]:
 
 
 def _check_adversaries(
-    adversaries: Sequence[int], targets: Sequence[int], count: int
+    adversaries: Sequence[int], targets: Sequence[int], count: int, all_may: bool
 ) -> None:
     if len(set(adversaries)) < len(adversaries) or not all(
         0 <= number < count for number in adversaries
@@ -260,7 +279,7 @@ def _check_adversaries(
             f"--targets is {_listed(targets)}: expected one class for each of the "
             f"{len(adversaries)} adversaries ({_listed(adversaries)}); correct it"
         )
-    if len(adversaries) == count:
+    if len(adversaries) == count and not all_may:
         raise InputError(
             f"--adversaries is {_listed(adversaries)}: expected an honest participant "
             "to be left; name fewer"
@@ -271,21 +290,14 @@ def _check_target(
     target: int,
     adversary: int,
     class_lists: Sequence[Sequence[int]],
-    adversaries: Sequence[int],
+    victims: Sequence[int],
 ) -> None:
     if target in class_lists[adversary]:
         raise InputError(
             f"target {target} is a class of adversary {adversary} itself: expected one "
             "that it does not hold; choose another with --targets"
         )
-    held = sorted(
-        {
-            label
-            for number, labels in enumerate(class_lists)
-            if number not in adversaries
-            for label in labels
-        }
-    )
+    held = sorted({label for number in victims for label in class_lists[number]})
     if target not in held:
         raise InputError(
             f"target {target} is a class that no honest participant holds: expected "

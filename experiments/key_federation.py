@@ -251,25 +251,29 @@ def overlap(
     Args:
       key: the guess, of length 1.
       tables: of all participants.
-      adversaries: numbers of those among whose keys no victim's is looked for.
+      adversaries: numbers of those among whose keys no victim's is looked for, unless
+        everybody is one: then all others are victims.
       number: of the adversary whose guess it is; one of `adversaries`.
 
     Returns:
-      {product, class, rival, fellow}: the largest product with a key of somebody honest
-      and the class of that key; the largest with any other key, those of adversaries
-      and of fakes among them: a generator that is drawn to that one instead does not
-      show the class; and {product, class} of the nearest of other adversaries' class
-      keys, which are victims', too, or None without any.
+      {product, class, rival, fellow}: the largest product with a key of a victim and
+      the class of that key; the largest with any other key, those of adversaries and of
+      fakes among them: a generator that is drawn to that one instead does not show the
+      class; and {product, class} of the nearest of other adversaries' class keys, which
+      are victims', too, or None without any and where these are among the victims.
     """
-    honest = [t for owner, t in enumerate(tables) if owner not in adversaries]
-    others = [tables[one] for one in adversaries if one != number]
-    fellows = [table for table in others if len(table.classes)]
-    keys, _ = _all_keys(honest)
+    everybody = set(range(len(tables)))
+    chosen = everybody - set(adversaries) or everybody - {number}
+    victims = [tables[owner] for owner in sorted(chosen)]
+    others = [tables[owner] for owner in sorted(everybody - chosen)]
+    fellows = [tables[owner] for owner in sorted(everybody - chosen - {number})]
+    fellows = [table for table in fellows if len(table.classes)]
+    keys, _ = _all_keys(victims)
     best = int(np.argmax(keys @ key))
-    rest = [tables[owner].rows for owner in adversaries]
-    rest += [table.fakes for table in honest] + [np.delete(keys, best, axis=0)]
+    rest = [table.rows for table in others] + [table.fakes for table in victims]
+    rest.append(np.delete(keys, best, axis=0))
     return {
-        **_nearest(key, honest),
+        **_nearest(key, victims),
         "rival": float(np.max(np.concatenate(rest) @ key)),
         "fellow": _nearest(key, fellows) if fellows else None,
     }

@@ -5,7 +5,8 @@ classes that honest participants hold, and so is its control's: the largest of s
 is above their mean even where nothing leaked. Classes that other adversaries hold are
 victims', too: of those the judge's share is told (`elsewhere`), without a control of
 its own: in the control of an attack without a target only honest participants hold
-nothing, and other adversaries' classes are still trained on.
+nothing, and other adversaries' classes are still trained on. Where everybody attacks
+all others' classes count, and in an adversary's control it alone has data.
 """
 
 import csv
@@ -208,7 +209,7 @@ def _evaluate_attacks(
                 "task_accuracy": arm.evaluator.accuracy(states[name].server),
                 **arm.evaluator.measure(states[name]),
                 "generator_steps": steps[name],
-                "control_generator_steps": steps.get(arm.control),
+                "control_generator_steps": _mean_steps(arm, steps),
                 "trained_round": _first_round(*least[name]),
                 **figures,
             }
@@ -220,6 +221,19 @@ def _evaluate_attacks(
         "attacks": attacks,
     }
     return Evaluation({**summary, **more}, window, drawn)
+
+
+def _mean_steps(arm: KeyArm, steps: Mapping[str, float]) -> float | None:
+    """Of the arm's controls, all of their adversaries; None without controls."""
+    found = [steps[name] for name in sorted(set(arm.controls.values()))]
+    return float(np.mean(found)) if found else None
+
+
+def _control_pictures(
+    arm: KeyArm, drawn: Mapping[str, Mapping[int, np.ndarray]]
+) -> dict[int, np.ndarray]:
+    """Each adversary's pictures in its control."""
+    return {number: drawn[name][number] for number, name in arm.controls.items()}
 
 
 def _description(
@@ -264,7 +278,7 @@ def _score(
     targets = zip(federation.adversaries, federation.targets, strict=True)
     pairs = targets if arm.guess.aimed else unknown_classes(federation)
     entries = [Entry(*pair) for pair in pairs]
-    controls = drawn.get(arm.control, {})
+    controls = _control_pictures(arm, drawn)
     inputs = [
         _inputs(data, entry, drawn[arm.name][entry.adversary], controls)
         for entry in entries
@@ -303,7 +317,7 @@ def _with_late(
     late: key_late.LateSnapshots,
 ) -> dict[str, Any]:
     """A target's figures with those of later snapshots, and whose they are."""
-    arms = {"attack": arm.name, "control": arm.control}
+    arms = {"attack": arm.name, "control": arm.controls.get(entry.adversary)}
     ssim = {
         name: late.similarity(drawn_by, entry.adversary, private)
         for name, drawn_by in arms.items()
@@ -344,8 +358,11 @@ def _best_shown(
         "pooled": apart[best]["pooled"],
         "largest": largest,
         "elsewhere": {
-            name: _elsewhere(data.federation, drawn.get(of, {}), judge)
-            for name, of in (("attack", arm.name), ("control", arm.control))
+            name: _elsewhere(data.federation, samples, judge)
+            for name, samples in (
+                ("attack", drawn[arm.name]),
+                ("control", _control_pictures(arm, drawn)),
+            )
         },
         "identity": identity,
     }

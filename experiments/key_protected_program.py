@@ -9,12 +9,14 @@ What is measured is the study; the arms of a run follow from it:
   (figures 3 to 7): the same adversaries, settings and seed where nobody holds what is
   aimed at. An adversary that has the target's key, or one near to it, has a target, and
   the control lacks it. One that has any other key has none: whatever its pictures show
-  counts, and the control lacks every class that an honest participant holds.
+  counts, and the control lacks every class that an honest participant holds. Where
+  everybody attacks, each is a victim of the others, and each has a control of its own,
+  in which nobody else has data.
 """
 
 import dataclasses
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,7 +123,8 @@ class KeyArm:
       evaluator: has all its keys.
       guess: of its adversaries; None without an attack.
       gan: their settings; None without an attack.
-      control: name of the attack's control; None where there is none.
+      controls: by adversary the name of the attack's control; empty where there is
+        none.
       is_control: whether nobody holds what is aimed at.
     """
 
@@ -131,7 +134,7 @@ class KeyArm:
     evaluator: OfflineEvaluator
     guess: Guess | None = None
     gan: client_gan.ClientGan | None = None
-    control: str | None = None
+    controls: Mapping[int, str] = dataclasses.field(default_factory=dict)
     is_control: bool = False
 
 
@@ -234,20 +237,15 @@ def unknown_classes(federation: Federation) -> list[tuple[int, int]]:
     """What an attack without a target may show.
 
     Returns:
-      (adversary, class) for each class that an honest participant holds and the
-      adversary does not: of pictures of its own nothing leaks.
+      (adversary, class) for each class that a victim holds and the adversary does not:
+      of pictures of its own nothing leaks.
     """
     held = [np.unique(data.labels).astype(int).tolist() for data in federation.data]
-    honest = {
-        label
-        for number, labels in enumerate(held)
-        if number not in federation.adversaries
-        for label in labels
-    }
+    of_victims = {label for number in federation.victims for label in held[number]}
     return [
         (number, label)
         for number in federation.adversaries
-        for label in sorted(honest - set(held[number]))
+        for label in sorted(of_victims - set(held[number]))
     ]
 
 
@@ -263,33 +261,37 @@ def _honest_arm(settings: Settings, data: Data, dimension: int) -> Iterator[KeyA
 
 
 class _Planned(NamedTuple):
-    """An arm of an attack: its name, its guess, and its control's name or None."""
+    """An arm of an attack: its name, its guess, its controls by adversary.
+
+    A control has the data of its federation in place of controls.
+    """
 
     name: str
     guess: Guess
-    control: str | None
-    is_control: bool
+    controls: Mapping[int, str]
+    federation: Federation | None
 
 
-def _plan(settings: Settings, dimension: int) -> list[_Planned]:
-    """The arms of one dimension: each guess, before it its control if it has one.
+def _plan(settings: Settings, federation: Federation, dimension: int) -> list[_Planned]:
+    """The arms of one dimension: each guess, before it its controls if it has any.
 
     What is aimed at a key has one control in common, the first one's, unless each is to
     have its own. Each guess without a target has its own, in which it searches as it
     does.
     """
     planned = []
-    aimed_control = None
+    aimed_controls: Mapping[int, str] = {}
     for guess in settings.guesses:
         name = f"{guess.name.replace(':', '_')}_d{dimension}"
         shared = guess.aimed and not settings.own_controls
-        control = aimed_control if shared else None
-        if settings.controls and control is None:
-            control = f"control_{name}"
-            planned.append(_Planned(control, guess, None, True))
+        controls = aimed_controls if shared else {}
+        if settings.controls and not controls:
+            made = _controls(federation, f"control_{name}", guess.aimed)
+            planned += [_Planned(one.name, guess, {}, one.federation) for one in made]
+            controls = {number: one.name for one in made for number in one.adversaries}
         if guess.aimed:
-            aimed_control = control
-        planned.append(_Planned(name, guess, control, False))
+            aimed_controls = controls
+        planned.append(_Planned(name, guess, controls, None))
     return planned
 
 
@@ -300,7 +302,7 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
     gan = _build_gan(settings, data, dimension)
     evaluator = _evaluator(settings, network, tables, data)
     built: dict[KeySearch | None, tuple[ClientTransform, Any]] = {}
-    for planned in _plan(settings, dimension):
+    for planned in _plan(settings, data.federation, dimension):
         guess, federation = planned.guess, data.federation
         if guess.search not in built:
             transform = _transform(settings, gan, network, federation, tables, guess)
@@ -314,12 +316,10 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
             built[guess.search] = transform, process
         transform, process = built[guess.search]
         private = _private(settings, gan, network, federation, tables, guess)
-        if planned.is_control:
-            federation = _control_federation(federation, aimed=guess.aimed)
         arm = _dssgd_arm(
             process,
             network,
-            federation,
+            planned.federation or federation,
             tables,
             evaluator,
             settings,
@@ -333,8 +333,8 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
             evaluator,
             guess,
             gan,
-            planned.control,
-            planned.is_control,
+            planned.controls,
+            planned.federation is not None,
         )
 
 
@@ -455,15 +455,35 @@ def _evaluator(
     )
 
 
-def _control_federation(federation: Federation, *, aimed: bool) -> Federation:
-    """Nobody holds the targets; of a guess without one, no honest participant has data.
+class _Control(NamedTuple):
+    """A control: its name, the adversaries that have it, and who holds which data."""
+
+    name: str
+    adversaries: Sequence[int]
+    federation: Federation
+
+
+def _controls(federation: Federation, name: str, aimed: bool) -> list[_Control]:
+    """Nobody holds the targets; of a guess without one, no victim has data.
 
     An adversary keeps its own data, also of classes that it shares: it is the same one.
+    Where all are victims each adversary so has a control of its own.
     """
+    adversaries = federation.adversaries
     if aimed:
-        return federation.without_targets()
+        return [_Control(name, adversaries, federation.without_targets())]
+    if not federation.everybody_attacks:
+        return [_Control(name, adversaries, _held_by(federation, adversaries))]
+    return [
+        _Control(f"{name}_{number}", [number], _held_by(federation, [number]))
+        for number in adversaries
+    ]
+
+
+def _held_by(federation: Federation, owners: Collection[int]) -> Federation:
+    """The federation in which only some have data."""
     kept = [
-        data if number in federation.adversaries else data.take(np.arange(0))
+        data if number in owners else data.take(np.arange(0))
         for number, data in enumerate(federation.data)
     ]
     return dataclasses.replace(federation, data=kept)

@@ -21,24 +21,25 @@ _COLUMNS = 20
 _LARGEST_TEXT = (
     "Without the target's key an adversary has no target: its pictures count for "
     "whichever class of the honest participants they show best, and so do the "
-    "control's, in which nobody honest holds a class. Both are measured against the "
-    "same floor, without the control in it."
+    "control's, in which nobody honest holds a class. Where everybody attacks, the "
+    "classes of all others count, and in the control the adversary alone has data. "
+    "Both are measured against the same floor, without the control in it."
 )
 
 _COMPARISON_TEXT = (
     "Known: the adversary has the target's key (the positive control). A number is "
     "the distance of its guess from that key. Best, ascent, embeddings, drift, "
-    "weights and moments are searches with their effort a turn. Product with "
-    "nearest key: of the first shown adversary's key with the nearest class key of "
-    "honest participants; with the next one: the largest with any other key; "
-    "another attacker's: with the nearest class key of another adversary (its "
-    "class). First round with all trained: that after which everybody has 97% on "
-    "held-out pictures of its own classes, where the paper stops (on its local "
-    "data); a later one may have less. The generator rests in turns in which the "
-    "model believes its pictures, so that attacks differ in steps. Judge share, "
-    "any class: of the class that the judge names most among all that the "
+    "weights and moments are searches with their effort a turn. Product with nearest "
+    "key: of the first shown adversary's key with the nearest class key of honest "
+    "participants (of others, where everybody attacks); with the next one: the "
+    "largest with any other key; another attacker's: with the nearest class key of "
+    "another adversary (its class). First round with all trained: that after which "
+    "everybody has 97% on held-out pictures of its own classes, where the paper stops "
+    "(on its local data); a later one may have less. The generator rests in turns in "
+    "which the model believes its pictures, so that attacks differ in steps. Judge "
+    "share, any class: of the class that the judge names most among all that the "
     "adversary does not hold itself; of other adversaries' classes there is no "
-    "control, as these keep theirs where honest participants have no data. "
+    "control as long as somebody is honest: these keep theirs in the control. "
     "Reached, without a target: of all pairs of an adversary and a class of honest "
     "participants that it does not hold."
 )
@@ -261,8 +262,7 @@ def _elsewhere(attack: Mapping[str, Any]) -> list[object]:
     if not found:
         return [""]
     alone = f"{control['judge_share']:.2f}" if control else "not run"
-    text = f"{found['judge_share']:.2f} ({found['class']}; without honest data {alone})"
-    return [text]
+    return [f"{found['judge_share']:.2f} ({found['class']}; in the control {alone})"]
 
 
 def _people(identity: Mapping[str, Any] | None) -> list[object]:
@@ -307,12 +307,12 @@ def _pictures(
     directory: RunDirectory,
 ) -> html.Section:
     """The first samples of an attack and its control, nearest private images above."""
-    control = experiment.federations[attack["arm"]].control
+    controls = experiment.federations[attack["arm"]].controls
     pictures = []
     for one in attack["targets"]:
         target, number = one["target"], one["adversary"]
         name = experiment.data.source.class_names[target]
-        for arm in filter(None, (attack["arm"], control)):
+        for arm in filter(None, (attack["arm"], controls.get(number))):
             images = evaluation.drawn[arm][number][:_SHOWN]
             drawn = _grid(experiment.data, evaluation, target, images)
             path = directory.figures / f"{arm}_{number}_{target}.png"

@@ -61,7 +61,10 @@ _HELD_OUT_PER_CLASS = flags.DEFINE_integer(
 )
 _PARTICIPANTS = flags.DEFINE_string("participants", "0-4;5-9", "As in run_client_gan.")
 _ADVERSARIES = flags.DEFINE_list(
-    "adversaries", [], "Numbers of the malicious participants, from 0; of attacks."
+    "adversaries",
+    [],
+    "Numbers of the malicious participants, from 0; of attacks. All may be: then each "
+    "is a victim of the others.",
 )
 _TARGETS = flags.DEFINE_list(
     "targets",
@@ -182,6 +185,7 @@ def _data(seed: int) -> Data:
         targets=integers(_TARGETS),
         seed=seed,
         held_out_per_class=_HELD_OUT_PER_CLASS.value,
+        all_may_attack=True,
     )
 
 

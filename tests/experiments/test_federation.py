@@ -79,6 +79,25 @@ def test_a_shared_class_has_a_victim_and_others(source):
     assert federation.others_images(0).shape == (0, 8, 8, 1)
 
 
+def test_where_everybody_attacks_everybody_is_a_victim(source):
+    shares = {"participants": "0,1;1,2;3", "adversaries": [2, 0, 1]}
+    shares |= {"targets": [1, 2, 3], "all_may_attack": True}
+    federation = _build(source, **shares)
+    assert federation.everybody_attacks and federation.victims == (0, 1, 2)
+    assert [federation.victim(label) for label in range(4)] == [0, 0, 1, 2]
+    np.testing.assert_array_equal(
+        federation.others_images(1), federation.data[1].of_class(1).images
+    )
+    with pytest.raises(InputError, match="expected one of 0,1,2,3; choose another"):
+        _build(source, **shares | {"targets": [1, 5, 3]})
+    with pytest.raises(InputError, match="3 is a class of adversary 2 itself"):
+        _build(source, **shares | {"targets": [3, 2, 3]})
+    # As long as somebody is honest, the others are no victims.
+    honest = _build(source, **shares | {"adversaries": [2, 0], "targets": [1, 2]})
+    assert not honest.everybody_attacks and honest.victims == (1,)
+    assert honest.victim(1) == 1
+
+
 def test_many_participants_in_one_word(source):
     federation = _build(source, participants="3x0-2;none", adversaries=[3])
     assert [np.unique(part.labels).tolist() for part in federation.data] == [

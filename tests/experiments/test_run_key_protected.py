@@ -33,6 +33,7 @@ from experiments.key_federation import (
 from experiments.key_geometry_arm import Geometry
 from experiments.key_guesses import GuessKind, SearchTurns, first_key, parse_guesses
 from experiments.run_clock import RunClock
+from tff_leak.attacks.client_transform import only_row
 from tff_leak.attacks.key_search import SearchMethod
 from tff_leak.data import partition, sources
 from tff_leak.data.sources import Examples
@@ -77,7 +78,9 @@ def _settings(**changes):
 
 
 @functools.cache
-def _data(participants="0-1;2-3", adversaries=(1,), targets=(1,), classes=4):
+def _data(
+    participants="0-1;2-3", adversaries=(1,), targets=(1,), classes=4, **settings
+):
     source = sources.load("digits")
     pools = partition.split_pools(source, per_class=8, seed=0)
     few = [pools.reference.of_class(label).take(range(6)) for label in range(classes)]
@@ -91,6 +94,7 @@ def _data(participants="0-1;2-3", adversaries=(1,), targets=(1,), classes=4):
             adversaries=adversaries,
             targets=targets,
             seed=0,
+            **settings,
         ),
         judge=pools.judge,
         reference=reference,
@@ -272,6 +276,14 @@ class TestEvaluator:
         assert found["fellow"] == {"product": pytest.approx(0.8), "class": 2}
         fellow = overlap(key, [*self.table, spy], (0, 2), 0)["fellow"]
         assert fellow == {"product": pytest.approx(0.6), "class": 0}
+        # Where everybody attacks, all others are victims, and nobody is a fellow.
+        found = overlap(key, [*self.table, spy], (0, 1, 2), 2)
+        assert (found["class"], found["product"]) == (2, pytest.approx(0.8))
+        assert found["fellow"] is None
+        found = overlap(key, [*self.table, spy], (0, 1, 2), 0)
+        assert (found["class"], found["product"]) == (1, pytest.approx(0.6))
+        # Its own key of 2.
+        assert found["rival"] == pytest.approx(0.8)
         key = np.array([0.6, 0.0, 0.8], np.float32)
         alone = KeyTable((0,), -np.eye(3, dtype="f4")[:1], np.zeros((0, 3), "f4"))
         assert overlap(key, [*self.table, alone], (2,), 2)["rival"] == (
@@ -475,13 +487,17 @@ def test_faces_are_asked_whom_they_show():
 class TestAttack:
     def test_controls_lack_what_is_aimed_at(self, finished):
         federations = finished[1].federations
-        assert {name: kept.control for name, kept in federations.items()} == {
-            "control_known_d8": None,
-            "known_d8": "control_known_d8",
-            "1.0_d8": "control_known_d8",
-            "control_drift_2_d8": None,
-            "drift_2_d8": "control_drift_2_d8",
+        assert {name: kept.controls for name, kept in federations.items()} == {
+            "control_known_d8": {},
+            "known_d8": {1: "control_known_d8"},
+            "1.0_d8": {1: "control_known_d8"},
+            "control_drift_2_d8": {},
+            "drift_2_d8": {1: "control_drift_2_d8"},
         }
+        assert [name for name, kept in federations.items() if kept.is_control] == [
+            "control_known_d8",
+            "control_drift_2_d8",
+        ]
         sizes = {
             name: [len(next(iter(dataset))[1]) for dataset in kept.arm.datasets[-1:]]
             for name, kept in federations.items()
@@ -503,15 +519,15 @@ class TestAttack:
         assert arms["known_d8"].process is not arms["drift_2_d8"].process
 
     def test_guesses_aimed_at_a_key_may_have_controls_of_their_own(self):
-        planned = program._plan(_settings(own_controls=True), 8)
-        found = {one.name: one.control for one in planned if not one.is_control}
+        planned = program._plan(_settings(own_controls=True), _data().federation, 8)
+        found = {one.name: one.controls for one in planned if not one.federation}
         assert found == {
-            "known_d8": "control_known_d8",
-            "1.0_d8": "control_1.0_d8",
-            "drift_2_d8": "control_drift_2_d8",
+            "known_d8": {1: "control_known_d8"},
+            "1.0_d8": {1: "control_1.0_d8"},
+            "drift_2_d8": {1: "control_drift_2_d8"},
         }
         # A control aims at what its attack aims at, where nobody holds the class.
-        guesses = {one.name: one.guess.name for one in planned if one.is_control}
+        guesses = {one.name: one.guess.name for one in planned if one.federation}
         assert guesses == {
             "control_known_d8": "known",
             "control_1.0_d8": "1.0",
@@ -733,6 +749,53 @@ def test_two_adversaries_each_with_a_key_and_pictures_of_its_own(tmp_path):
     arm = experiment.federations["control_random_d8"].arm
     held = [{int(y) for _, ys in part for y in ys} for part in arm.datasets]
     assert held[0] == set()
+
+
+def test_where_everybody_attacks_each_is_a_victim_with_a_control_of_its_own(tmp_path):
+    """As in figure 6 of the paper, where nobody is honest."""
+    data = _data("0-1;2-3;4,0", (0, 1, 2), (2, 4, 3), classes=5, all_may_attack=True)
+    guesses = parse_guesses(["known", "random"], SearchTurns())
+    experiment = program.build_experiment(_settings(rounds=1, guesses=guesses), data)
+    states, found = _finish(experiment, tmp_path / "run")
+    arms = experiment.federations
+    assert arms["random_d8"].controls == {n: f"control_random_d8_{n}" for n in range(3)}
+    tables = arms["known_d8"].evaluator.tables
+    held = {
+        # An adversary's labels are rows of its keys, of which the first is the fakes'.
+        name: [
+            {table.classes[int(y) - 1] for _, ys in part for y in ys}
+            for table, part in zip(tables, kept.arm.datasets, strict=True)
+        ]
+        for name, kept in arms.items()
+    }
+    assert held["random_d8"] == held["known_d8"] == [{0, 1}, {2, 3}, {4, 0}]
+    assert held["control_random_d8_1"] == [set(), {2, 3}, set()]
+    assert held["control_known_d8"] == [{0, 1}, set(), {0}]
+    # An adversary's guess of the target's key is its victim's key.
+    private = states["known_d8"].clients[1].private
+    np.testing.assert_allclose(only_row(private).target, tables[2].key_of(4))
+
+    known, attack = found.summary["attacks"]
+    assert [(one["adversary"], one["target"]) for one in known["targets"]] == [
+        *((0, 2), (1, 4), (2, 3))
+    ]
+    # The others' classes but what an adversary holds itself, as 2 holds a 0.
+    pairs = [(0, 2), (0, 3), (0, 4), (1, 0), (1, 1), (1, 4), (2, 1), (2, 2), (2, 3)]
+    assert program.unknown_classes(data.federation) == pairs
+    largest = attack["largest"]
+    assert largest["attack"]["pairs"] == 9
+    best = pairs[largest["control"]["entry"]]
+    assert (largest["control"]["adversary"], largest["control"]["class"]) == best
+    [one] = attack["targets"]
+    number = one["adversary"]
+    victim = data.federation.data[data.federation.victim(one["target"])]
+    mine = found.drawn[f"control_random_d8_{number}"][number]
+    private = victim.of_class(one["target"]).images
+    similar = similarity(
+        mine, private, foreground=data.source.foreground, window=found.window
+    )
+    assert one["control"]["ssim"] == pytest.approx(float(similar.ssim.mean()))
+    assert all(one["fellow"] is None for one in attack["overlap"])
 
 
 @pytest.mark.parametrize("distribution", list(KeyDistribution))
