@@ -270,6 +270,9 @@ def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
         "recovered<br>distance 0.5, d = 64: 0.40 (one seed), reached 2 of 2<br>"
         "random, d = 64, class shown best: -0.30 (one seed), control 0.10 (one seed)"
     )
+    # Seeds of one target say nothing of the other.
+    text = in_brief([run(0, 3, 0.2, best), run(0, 4, 0.6, best), run(1, 3, 0.3, best)])
+    assert "0.25 [-0.39, 0.89] (2 seeds) of targets 3, and 0.37 in the mean of" in text
     text = in_brief([run(0, 3, 0.2, {"attack": -0.5})])
     assert text.endswith("class shown best: -0.50 (one seed)")
     # Intervals that overlap, of differences that are all alike: .2 +- .03 or so.

@@ -350,6 +350,7 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
     lines = []
     for name, found in runs.items():
         text = f"{name}: {over_seeds(recovered_by_seed(found))}"
+        text += _left_out([run["pooled"] for run in found], shared_targets(found))
         if all("reached_count" in run["pooled"] for run in found):
             reached = sum(run["pooled"]["reached_count"] for run in found)
             aimed = sum(len(run["pooled"]["targets"]) for run in found)
