@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from absl import flags
@@ -67,9 +67,21 @@ class Federation:
 
     def without_targets(self) -> "Federation":
         """The control's federation: the same, but nobody holds a target."""
+        return self.without_classes(self.targets)
+
+    def without_classes(self, classes: Sequence[int]) -> "Federation":
+        """The same federation, but nobody holds one of some classes."""
         kept = [
-            data.take(np.flatnonzero(~np.isin(data.labels, self.targets)))
+            data.take(np.flatnonzero(~np.isin(data.labels, classes)))
             for data in self.data
+        ]
+        return dataclasses.replace(self, data=kept)
+
+    def held_by(self, owners: Collection[int]) -> "Federation":
+        """The same federation, but only some participants have data."""
+        kept = [
+            data if number in owners else data.take(np.arange(0))
+            for number, data in enumerate(self.data)
         ]
         return dataclasses.replace(self, data=kept)
 
@@ -297,11 +309,13 @@ def _check_target(
             f"target {target} is a class of adversary {adversary} itself: expected one "
             "that it does not hold; choose another with --targets"
         )
-    held = sorted({label for number in victims for label in class_lists[number]})
+    others = [number for number in victims if number != adversary]
+    held = sorted({label for number in others for label in class_lists[number]})
     if target not in held:
+        who = "nobody else" if adversary in victims else "no honest participant"
         raise InputError(
-            f"target {target} is a class that no honest participant holds: expected "
-            f"one of {_listed(held)}; choose another with --targets"
+            f"target {target} is a class that {who} holds: expected one of "
+            f"{_listed(held)}; choose another with --targets"
         )
 
 

@@ -6,7 +6,7 @@ is above their mean even where nothing leaked. Classes that other adversaries ho
 victims', too: of those the judge's share is told (`elsewhere`), without a control of
 its own: in the control of an attack without a target only honest participants hold
 nothing, and other adversaries' classes are still trained on. Where everybody attacks
-all others' classes count, and in an adversary's control it alone has data.
+all others' classes count, and in an adversary's control nobody else has data.
 """
 
 import csv
@@ -224,7 +224,7 @@ def _evaluate_attacks(
 
 
 def _mean_steps(arm: KeyArm, steps: Mapping[str, float]) -> float | None:
-    """Of the arm's controls, all of their adversaries; None without controls."""
+    """A turn's generator steps in an arm's controls; None without controls."""
     found = [steps[name] for name in sorted(set(arm.controls.values()))]
     return float(np.mean(found)) if found else None
 
@@ -304,6 +304,7 @@ def _score(
             "targets": targets,
             "pooled": found["pooled"] | late_figures(found["pooled"], ssim),
             "largest": None,
+            "by_adversary": [],
             "identity": identity_of(data, inputs, window),
         }
     return _best_shown(data, arm, drawn, instruments, entries, inputs, evaluate_some)
@@ -357,6 +358,7 @@ def _best_shown(
         "targets": [targets[best]],
         "pooled": apart[best]["pooled"],
         "largest": largest,
+        "by_adversary": _by_adversary(targets),
         "elsewhere": {
             name: _elsewhere(data.federation, samples, judge)
             for name, samples in (
@@ -366,6 +368,17 @@ def _best_shown(
         },
         "identity": identity,
     }
+
+
+def _by_adversary(targets: Sequence[Mapping]) -> list[dict[str, Any]]:
+    """What each adversary's pictures show best, with its `class` and figures."""
+    found = []
+    for number in dict.fromkeys(one["adversary"] for one in targets):
+        best = _largest(
+            [one for one in targets if one["adversary"] == number], "attack"
+        )
+        found.append({key: best[key] for key in best if key != "entry"})
+    return found
 
 
 def _elsewhere(
@@ -465,15 +478,19 @@ def _write_reconstructions(
     rounds: int,
     directory: RunDirectory,
 ) -> None:
-    """All attacks' samples, in the order of the summary and of adversaries."""
+    """All attacks' samples, in the order of the summary and of adversaries.
+
+    Without a target an adversary's stand for the class that they show best.
+    """
     images, labels = [], []
     for attack in attacks:
         claimed = {one["adversary"]: one["target"] for one in attack["targets"]}
-        # Without a target all adversaries' pictures stand for the class shown best.
-        only = attack["targets"][0]["target"]
+        for one in attack["by_adversary"]:
+            claimed[one["adversary"]] = one["class"]
         for number, samples in drawn[attack["arm"]].items():
-            images.append(samples)
-            labels.append(claimed.get(number, only))
+            if number in claimed:  # One that holds all classes itself finds none.
+                images.append(samples)
+                labels.append(claimed[number])
     counts = [len(part) for part in images]
     victims = [data.federation.victim(label) for label in labels]
     write_reconstructions(

@@ -10,13 +10,13 @@ What is measured is the study; the arms of a run follow from it:
   aimed at. An adversary that has the target's key, or one near to it, has a target, and
   the control lacks it. One that has any other key has none: whatever its pictures show
   counts, and the control lacks every class that an honest participant holds. Where
-  everybody attacks, each is a victim of the others, and each has a control of its own,
-  in which nobody else has data.
+  everybody attacks, each is a victim of the others and has controls of its own, in
+  which it alone attacks.
 """
 
 import dataclasses
 import enum
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,6 +126,7 @@ class KeyArm:
       controls: by adversary the name of the attack's control; empty where there is
         none.
       is_control: whether nobody holds what is aimed at.
+      adversaries: who attacks; in a control those whose control it is.
     """
 
     name: str
@@ -136,6 +137,7 @@ class KeyArm:
     gan: client_gan.ClientGan | None = None
     controls: Mapping[int, str] = dataclasses.field(default_factory=dict)
     is_control: bool = False
+    adversaries: Sequence[int] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -218,13 +220,13 @@ async def run(
 def draw(
     experiment: Experiment, arm: KeyArm, state: ArmState, count: int, round_num: int
 ) -> dict[int, np.ndarray]:
-    """Draws pictures from each adversary's generator.
+    """Draws pictures from the generator of each adversary of an arm.
 
     Returns:
       By adversary's number, float32 `[count, H, W, C]` in [-1, 1].
     """
     drawn = {}
-    for number in experiment.data.federation.adversaries:
+    for number in arm.adversaries:
         private = only_row(state.clients[number].private)
         root = seeding.root(experiment.settings.seed)
         seed = seeding.derive(root, Role.SAMPLES, number, round_num)
@@ -261,15 +263,23 @@ def _honest_arm(settings: Settings, data: Data, dimension: int) -> Iterator[KeyA
 
 
 class _Planned(NamedTuple):
-    """An arm of an attack: its name, its guess, its controls by adversary.
+    """An arm of an attack.
 
-    A control has the data of its federation in place of controls.
+    Attributes:
+      name: of the arm.
+      guess: of its adversaries.
+      controls: names of its controls by adversary.
+      is_control: whether it is one.
+      adversaries: who attacks.
+      federation: who holds which data.
     """
 
     name: str
     guess: Guess
     controls: Mapping[int, str]
-    federation: Federation | None
+    is_control: bool
+    adversaries: Sequence[int]
+    federation: Federation
 
 
 def _plan(settings: Settings, federation: Federation, dimension: int) -> list[_Planned]:
@@ -286,13 +296,36 @@ def _plan(settings: Settings, federation: Federation, dimension: int) -> list[_P
         shared = guess.aimed and not settings.own_controls
         controls = aimed_controls if shared else {}
         if settings.controls and not controls:
-            made = _controls(federation, f"control_{name}", guess.aimed)
-            planned += [_Planned(one.name, guess, {}, one.federation) for one in made]
+            made = _controls(federation, f"control_{name}", guess)
+            planned += made
             controls = {number: one.name for one in made for number in one.adversaries}
         if guess.aimed:
             aimed_controls = controls
-        planned.append(_Planned(name, guess, controls, None))
+        adversaries = federation.adversaries
+        planned.append(_Planned(name, guess, controls, False, adversaries, federation))
     return planned
+
+
+def _controls(federation: Federation, name: str, guess: Guess) -> list[_Planned]:
+    """Nobody holds the targets; of a guess without one, no victim has data.
+
+    An adversary keeps its own data, also of classes that it shares: it is the same one.
+    Where everybody attacks that can be of one adversary at a time, which then attacks
+    alone: without others' fakes, which only disturb it.
+    """
+    adversaries, targets = federation.adversaries, federation.targets
+    names = {name: adversaries}
+    if federation.everybody_attacks:
+        names = {f"{name}_{number}": (number,) for number in adversaries}
+    wanted = dict(zip(adversaries, targets, strict=True))
+    made = []
+    for one, numbers in names.items():
+        if guess.aimed:
+            lacking = federation.without_classes([wanted[n] for n in numbers])
+        else:
+            lacking = federation.held_by(numbers)
+        made.append(_Planned(one, guess, {}, True, numbers, lacking))
+    return made
 
 
 def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[KeyArm]:
@@ -319,12 +352,12 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
         arm = _dssgd_arm(
             process,
             network,
-            planned.federation or federation,
+            planned.federation,
             tables,
             evaluator,
             settings,
             transform=transform,
-            private=private,
+            private={number: private[number] for number in planned.adversaries},
         )
         yield KeyArm(
             planned.name,
@@ -334,7 +367,8 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
             guess,
             gan,
             planned.controls,
-            planned.federation is not None,
+            planned.is_control,
+            planned.adversaries,
         )
 
 
@@ -453,40 +487,6 @@ def _evaluator(
         data.test.of_classes(sorted(held)),
         each_by_itself=normalisation is not Normalisation.BATCH,
     )
-
-
-class _Control(NamedTuple):
-    """A control: its name, the adversaries that have it, and who holds which data."""
-
-    name: str
-    adversaries: Sequence[int]
-    federation: Federation
-
-
-def _controls(federation: Federation, name: str, aimed: bool) -> list[_Control]:
-    """Nobody holds the targets; of a guess without one, no victim has data.
-
-    An adversary keeps its own data, also of classes that it shares: it is the same one.
-    Where all are victims each adversary so has a control of its own.
-    """
-    adversaries = federation.adversaries
-    if aimed:
-        return [_Control(name, adversaries, federation.without_targets())]
-    if not federation.everybody_attacks:
-        return [_Control(name, adversaries, _held_by(federation, adversaries))]
-    return [
-        _Control(f"{name}_{number}", [number], _held_by(federation, [number]))
-        for number in adversaries
-    ]
-
-
-def _held_by(federation: Federation, owners: Collection[int]) -> Federation:
-    """The federation in which only some have data."""
-    kept = [
-        data if number in owners else data.take(np.arange(0))
-        for number, data in enumerate(federation.data)
-    ]
-    return dataclasses.replace(federation, data=kept)
 
 
 def _check_dimensions(dimensions: Sequence[int]) -> None:

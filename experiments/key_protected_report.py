@@ -22,8 +22,8 @@ _LARGEST_TEXT = (
     "Without the target's key an adversary has no target: its pictures count for "
     "whichever class of the honest participants they show best, and so do the "
     "control's, in which nobody honest holds a class. Where everybody attacks, the "
-    "classes of all others count, and in the control the adversary alone has data. "
-    "Both are measured against the same floor, without the control in it."
+    "classes of all others count, and in the control of one it alone attacks and has "
+    "data. Both are measured against the same floor, without the control in it."
 )
 
 _COMPARISON_TEXT = (
@@ -40,8 +40,8 @@ _COMPARISON_TEXT = (
     "share, any class: of the class that the judge names most among all that the "
     "adversary does not hold itself; of other adversaries' classes there is no "
     "control as long as somebody is honest: these keep theirs in the control. "
-    "Reached, without a target: of all pairs of an adversary and a class of honest "
-    "participants that it does not hold."
+    "Reached, without a target: of all pairs of an adversary and a class that it does "
+    "not hold, of honest participants (of others)."
 )
 
 

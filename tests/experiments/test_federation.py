@@ -88,7 +88,8 @@ def test_where_everybody_attacks_everybody_is_a_victim(source):
     np.testing.assert_array_equal(
         federation.others_images(1), federation.data[1].of_class(1).images
     )
-    with pytest.raises(InputError, match="expected one of 0,1,2,3; choose another"):
+    message = "5 is a class that nobody else holds: expected one of 1,2,3; choose"
+    with pytest.raises(InputError, match=message):
         _build(source, **shares | {"targets": [1, 5, 3]})
     with pytest.raises(InputError, match="3 is a class of adversary 2 itself"):
         _build(source, **shares | {"targets": [3, 2, 3]})

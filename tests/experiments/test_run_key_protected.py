@@ -280,10 +280,11 @@ class TestEvaluator:
         found = overlap(key, [*self.table, spy], (0, 1, 2), 2)
         assert (found["class"], found["product"]) == (2, pytest.approx(0.8))
         assert found["fellow"] is None
-        found = overlap(key, [*self.table, spy], (0, 1, 2), 0)
+        none = np.zeros((0, 3), "f4")
+        tables = [dataclasses.replace(one, fakes=none) for one in (*self.table, spy)]
+        found = overlap(key, tables, (0, 1, 2), 0)
         assert (found["class"], found["product"]) == (1, pytest.approx(0.6))
-        # Its own key of 2.
-        assert found["rival"] == pytest.approx(0.8)
+        assert found["rival"] == pytest.approx(0.8)  # Its own key of 2.
         key = np.array([0.6, 0.0, 0.8], np.float32)
         alone = KeyTable((0,), -np.eye(3, dtype="f4")[:1], np.zeros((0, 3), "f4"))
         assert overlap(key, [*self.table, alone], (2,), 2)["rival"] == (
@@ -520,14 +521,14 @@ class TestAttack:
 
     def test_guesses_aimed_at_a_key_may_have_controls_of_their_own(self):
         planned = program._plan(_settings(own_controls=True), _data().federation, 8)
-        found = {one.name: one.controls for one in planned if not one.federation}
+        found = {one.name: one.controls for one in planned if not one.is_control}
         assert found == {
             "known_d8": {1: "control_known_d8"},
             "1.0_d8": {1: "control_1.0_d8"},
             "drift_2_d8": {1: "control_drift_2_d8"},
         }
         # A control aims at what its attack aims at, where nobody holds the class.
-        guesses = {one.name: one.guess.name for one in planned if one.federation}
+        guesses = {one.name: one.guess.name for one in planned if one.is_control}
         assert guesses == {
             "control_known_d8": "known",
             "control_1.0_d8": "1.0",
@@ -742,8 +743,13 @@ def test_two_adversaries_each_with_a_key_and_pictures_of_its_own(tmp_path):
         best["target"],
         best["attack"]["ssim"],
     )
+    # Each adversary's pictures stand for the class that they show best themselves.
+    mine = {one["adversary"]: one for one in attack["by_adversary"]}
+    assert list(mine) == [1, 2]
+    assert mine[best["adversary"]]["recovered"] == largest["recovered"]
+    assert max(one["recovered"] for one in mine.values()) == largest["recovered"]
     kept = read_reconstructions(tmp_path / "run" / "reconstructions.npz")
-    assert kept.labels.tolist() == [best["target"]] * 24
+    assert kept.labels.tolist() == [mine[1]["class"]] * 12 + [mine[2]["class"]] * 12
     np.testing.assert_array_equal(kept.images, np.concatenate([drawn[1], drawn[2]]))
     # In the control nobody holds what either could have found.
     arm = experiment.federations["control_random_d8"].arm
@@ -755,10 +761,12 @@ def test_where_everybody_attacks_each_is_a_victim_with_a_control_of_its_own(tmp_
     """As in figure 6 of the paper, where nobody is honest."""
     data = _data("0-1;2-3;4,0", (0, 1, 2), (2, 4, 3), classes=5, all_may_attack=True)
     guesses = parse_guesses(["known", "random"], SearchTurns())
-    experiment = program.build_experiment(_settings(rounds=1, guesses=guesses), data)
+    # In the second round all have seen what others did, as their pictures show.
+    experiment = program.build_experiment(_settings(rounds=2, guesses=guesses), data)
     states, found = _finish(experiment, tmp_path / "run")
     arms = experiment.federations
-    assert arms["random_d8"].controls == {n: f"control_random_d8_{n}" for n in range(3)}
+    for name in ("random_d8", "known_d8"):
+        assert arms[name].controls == {n: f"control_{name}_{n}" for n in range(3)}
     tables = arms["known_d8"].evaluator.tables
     held = {
         # An adversary's labels are rows of its keys, of which the first is the fakes'.
@@ -770,7 +778,9 @@ def test_where_everybody_attacks_each_is_a_victim_with_a_control_of_its_own(tmp_
     }
     assert held["random_d8"] == held["known_d8"] == [{0, 1}, {2, 3}, {4, 0}]
     assert held["control_random_d8_1"] == [set(), {2, 3}, set()]
-    assert held["control_known_d8"] == [{0, 1}, set(), {0}]
+    assert held["control_known_d8_1"] == [{0, 1}, {2, 3}, {0}]  # It wants a 4.
+    assert list(found.drawn["control_known_d8_1"]) == [1]
+    assert sorted(found.drawn["known_d8"]) == [0, 1, 2]
     # An adversary's guess of the target's key is its victim's key.
     private = states["known_d8"].clients[1].private
     np.testing.assert_allclose(only_row(private).target, tables[2].key_of(4))
@@ -786,16 +796,39 @@ def test_where_everybody_attacks_each_is_a_victim_with_a_control_of_its_own(tmp_
     assert largest["attack"]["pairs"] == 9
     best = pairs[largest["control"]["entry"]]
     assert (largest["control"]["adversary"], largest["control"]["class"]) == best
-    [one] = attack["targets"]
-    number = one["adversary"]
-    victim = data.federation.data[data.federation.victim(one["target"])]
-    mine = found.drawn[f"control_random_d8_{number}"][number]
-    private = victim.of_class(one["target"]).images
-    similar = similarity(
-        mine, private, foreground=data.source.foreground, window=found.window
-    )
-    assert one["control"]["ssim"] == pytest.approx(float(similar.ssim.mean()))
     assert all(one["fellow"] is None for one in attack["overlap"])
+    kept = read_reconstructions(tmp_path / "run" / "reconstructions.npz")
+    assert len(kept.labels) == 6 * 12  # Known, then random, three adversaries each.
+    claimed = kept.labels[36::12].tolist(), kept.clients[36::12].tolist()
+    for number, (label, owner) in enumerate(zip(*claimed, strict=True)):
+        assert (number, label) in pairs and owner == data.federation.victim(label)
+
+    # Each is compared with its own control.
+    shades = [
+        np.ones([4, 16, 16, 1]),
+        -np.ones([4, 16, 16, 1]),
+        np.zeros([4, 16, 16, 1]),
+    ]
+    controls = {f"control_random_d8_{n}": {n: shades[n]} for n in range(3)}
+    compared = evaluation._control_pictures(arms["random_d8"], controls)
+    assert [compared[number] is shades[number] for number in range(3)] == 3 * [True]
+    similar = similarity(
+        found.drawn["control_known_d8_2"][2],
+        data.federation.data[1].of_class(3).images,
+        foreground=data.source.foreground,
+        window=found.window,
+    )
+    ssim = known["targets"][2]["control"]["ssim"]
+    assert ssim == pytest.approx(float(similar.ssim.mean()))
+
+
+def test_the_binary_lets_everybody_attack(forked, tmp_path):
+    """What is refused is something else, which is looked at later."""
+    everybody = ["--adversaries=0,1", "--targets=5,0", "--dimensions=1"]
+    path = f"--output_dir={tmp_path / 'run'}"
+    done = forked("experiments.run_key_protected", *everybody, path)
+    assert done.returncode == 2
+    assert "--dimensions has 1: expected 2 to" in done.stderr
 
 
 @pytest.mark.parametrize("distribution", list(KeyDistribution))

@@ -497,7 +497,7 @@ def _largest_of_classes(attack: Mapping) -> dict[str, object]:
     """What an attack without a target shows of any class; empty of one with a target.
 
     The class that it shows best, and all that it shows: the judge may name a class of
-    other adversaries, whom the control does not take their data.
+    other adversaries, who keep their data in the control unless everybody attacks.
     """
     largest = attack["largest"] or {"attack": {}, "control": {}}
     row: dict[str, object] = {}
