@@ -145,6 +145,20 @@ def test_a_few_chosen_values_are_named_on_the_axis():
     assert [line.get_marker() for line in axes.lines] == ["None", "None"]
 
 
+def test_many_series_with_long_names_stay_apart_and_inside():
+    series = {f"embeddings, d = {2**n}, control": ([n], [0.1 * n]) for n in range(9)}
+    drawn = figures.curves(series, "recovered", levels={"floor": 0.0}, few=True)
+    decoded(drawn)
+    (axes,), [legend] = drawn.axes, drawn.legends
+    looks = {(line.get_color(), line.get_marker()) for line in axes.lines[:9]}
+    assert len(looks) == 9
+    place = legend.get_window_extent()
+    assert 0 <= place.x0 and place.x1 <= drawn.bbox.x1
+    # Short names are in three columns as before.
+    few = figures.curves({name: ([1, 2], [0, 1]) for name in "abcd"}, "loss")
+    assert few.legends[0]._ncols == 3
+
+
 def test_bad_input():
     images = np.zeros((2, 8, 8, 1))
     with pytest.raises(errors.InputError, match="do not pair"):

@@ -29,6 +29,9 @@ _GAP = 0.06  # between pictures, as a share of their height
 _PICTURE = 0.72  # width of one picture, inches
 _NAMES_AT_LEFT = 1.12  # inches
 _NAMES_ABOVE = 0.26  # inches
+_WIDTH = 6.4  # of curves, inches
+_LETTER = 0.072  # of a legend, inches
+_LEGEND_LINE = 0.6  # with the space around it, inches
 
 
 def reconstruction_grid(
@@ -151,7 +154,7 @@ def curves(
             "There is no curve to draw; expected at least one series; record a metric "
             "in at least one round."
         )
-    drawn = figure.Figure(figsize=(6.4, 3.4), layout="constrained")
+    drawn = figure.Figure(figsize=(_WIDTH, 3.4), layout="constrained")
     axes = drawn.add_subplot()
     for i, (name, (xs, ys)) in enumerate(series.items()):
         _draw_series(axes, i, name, xs, ys, marked=few)
@@ -175,9 +178,11 @@ def curves(
         named = sorted({x for xs, _ in series.values() for x in xs})
         axes.set_xticks(named, [f"{x:g}" for x in named])
     if len(series) + len(known) > 1:
+        longest = max(len(text) for text in axes.get_legend_handles_labels()[1])
+        fitting = int(_WIDTH // (_LETTER * longest + _LEGEND_LINE))
         drawn.legend(
             loc="outside upper left",
-            ncols=min(len(series) + len(known), 3),
+            ncols=max(min(len(series) + len(known), fitting, 3), 1),
             frameon=False,
             labelcolor=_INK,
             fontsize=9,
@@ -358,12 +363,13 @@ def _draw_series(
     values = np.array([np.nan if y is None else y for y in ys], np.float64)
     # A single point is no line; without a marker nothing would be seen.
     lonely = np.isfinite(values).sum() < 2
+    marker = _MARKERS[position // len(_COLOURS) % len(_MARKERS)]
     axes.plot(
         xs,
         values,
         color=_COLOURS[position % len(_COLOURS)],
         linestyle=("-", "--", ":")[position // len(_COLOURS) % 3],
-        marker="o" if lonely or marked else None,
+        marker=marker if lonely or marked else None,
         linewidth=1.8,
         label=name,
     )
