@@ -243,7 +243,7 @@ class OfflineEvaluator:
 def overlap(
     key: np.ndarray,
     tables: Sequence[KeyTable],
-    adversaries: Collection[int],
+    victims: Collection[int],
     number: int,
 ) -> dict[str, Any]:
     """The class key that an adversary's guess `[d]` comes closest to.
@@ -251,9 +251,9 @@ def overlap(
     Args:
       key: the guess, of length 1.
       tables: of all participants.
-      adversaries: numbers of those among whose keys no victim's is looked for, unless
-        everybody is one: then all others are victims.
-      number: of the adversary whose guess it is; one of `adversaries`.
+      victims: numbers of those among whose keys the nearest is looked for; see
+        `Federation.victims`.
+      number: of the adversary whose guess it is, never a victim of its own.
 
     Returns:
       {product, class, rival, fellow}: the largest product with a key of a victim and
@@ -263,17 +263,17 @@ def overlap(
       are victims', too, or None without any and where these are among the victims.
     """
     everybody = set(range(len(tables)))
-    chosen = everybody - set(adversaries) or everybody - {number}
-    victims = [tables[owner] for owner in sorted(chosen)]
+    chosen = set(victims) - {number}
+    aimed = [tables[owner] for owner in sorted(chosen)]
     others = [tables[owner] for owner in sorted(everybody - chosen)]
     fellows = [tables[owner] for owner in sorted(everybody - chosen - {number})]
     fellows = [table for table in fellows if len(table.classes)]
-    keys, _ = _all_keys(victims)
+    keys, _ = _all_keys(aimed)
     best = int(np.argmax(keys @ key))
-    rest = [table.rows for table in others] + [table.fakes for table in victims]
+    rest = [table.rows for table in others] + [table.fakes for table in aimed]
     rest.append(np.delete(keys, best, axis=0))
     return {
-        **_nearest(key, victims),
+        **_nearest(key, aimed),
         "rival": float(np.max(np.concatenate(rest) @ key)),
         "fellow": _nearest(key, fellows) if fellows else None,
     }

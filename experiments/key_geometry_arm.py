@@ -86,28 +86,12 @@ class GeometryArm:
         return GeometryState(np.int32(round_num)), {"dimension": dimension} | metrics
 
     async def _overlaps(self, dimension: int) -> dict[str, float]:
-        portions = self._in_portions(
-            lambda trials: largest_overlaps(
-                dimension,
-                self.distribution,
-                keys=self.sizes.keys,
-                trials=trials,
-                seed=self._seed(dimension),
-            ).numpy()
-        )
+        portions = self._in_portions(largest_overlaps, dimension, keys=self.sizes.keys)
         found = np.concatenate([portion async for portion in portions])
         return {"largest": float(found.max()), "mean": float(found.mean())}
 
     async def _shared(self, dimension: int) -> dict[str, float]:
-        portions = self._in_portions(
-            lambda trials: shared_class(
-                dimension,
-                self.distribution,
-                others=self.sizes.others,
-                trials=trials,
-                seed=self._seed(dimension),
-            )
-        )
+        portions = self._in_portions(shared_class, dimension, others=self.sizes.others)
         both = [portion async for portion in portions]
         found, others = (np.concatenate(part) for part in zip(*both, strict=True))
         return {
@@ -119,16 +103,20 @@ class GeometryArm:
         }
 
     async def _in_portions(
-        self, measure: Callable[[range], _Found]
+        self, measure: Callable[..., _Found], dimension: int, **sizes: int
     ) -> AsyncIterator[_Found]:
         """What `measure` finds in all trials, some at a time.
 
         A thread cannot be ended from outside, so that a run that is told to end waits
         for one portion and not for a dimension, which may take minutes.
         """
+        seed = seeding.derive(seeding.root(self.seed), Role.KEYS, dimension)
         for first in range(0, self.sizes.trials, _PORTION):
-            last = min(first + _PORTION, self.sizes.trials)
-            yield await asyncio.to_thread(measure, range(first, last))
-
-    def _seed(self, dimension: int) -> np.ndarray:
-        return seeding.derive(seeding.root(self.seed), Role.KEYS, dimension)
+            yield await asyncio.to_thread(
+                measure,
+                dimension,
+                self.distribution,
+                trials=range(first, min(first + _PORTION, self.sizes.trials)),
+                seed=seed,
+                **sizes,
+            )

@@ -258,9 +258,7 @@ def _description(
         "effort": effort,
         "overlap": [
             {"adversary": number}
-            | overlap(
-                np.asarray(key), arm.evaluator.tables, federation.adversaries, number
-            )
+            | overlap(np.asarray(key), arm.evaluator.tables, federation.victims, number)
             for number, key in zip(federation.adversaries, final, strict=True)
         ],
     }

@@ -311,7 +311,7 @@ def _controls(federation: Federation, name: str, guess: Guess) -> list[_Planned]
 
     An adversary keeps its own data, also of classes that it shares: it is the same one.
     Where everybody attacks that can be of one adversary at a time, which then attacks
-    alone: without others' fakes, which only disturb it.
+    alone: it lacks the others' fakes as well.
     """
     adversaries, targets = federation.adversaries, federation.targets
     names = {name: adversaries}

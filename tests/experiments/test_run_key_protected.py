@@ -262,19 +262,19 @@ class TestEvaluator:
     def test_the_nearest_key_of_the_others(self):
         spy = KeyTable((0,), np.array([[0, 0, 1]], "f4"), np.array([[0, 1, 0]], "f4"))
         key = np.array([0.0, 0.8, 0.6], np.float32)
-        assert overlap(key, [*self.table, spy], (2,), 2) == {
+        assert overlap(key, [*self.table, spy], (0, 1), 2) == {
             "product": pytest.approx(0.8),
             "class": 2,
             "rival": pytest.approx(0.8),  # Participant 1's key of its fakes.
             "fellow": None,
         }
         # Adversaries' keys are no victims', but rivals all the same.
-        found = overlap(key, [*self.table, spy], (0, 2), 2)
+        found = overlap(key, [*self.table, spy], (1,), 2)
         assert (found["class"], found["product"]) == (1, pytest.approx(0.6))
         assert found["rival"] == pytest.approx(0.8)
         # Another adversary's class key is told; not its own, nor one of fakes.
         assert found["fellow"] == {"product": pytest.approx(0.8), "class": 2}
-        fellow = overlap(key, [*self.table, spy], (0, 2), 0)["fellow"]
+        fellow = overlap(key, [*self.table, spy], (1,), 0)["fellow"]
         assert fellow == {"product": pytest.approx(0.6), "class": 0}
         # Where everybody attacks, all others are victims, and nobody is a fellow.
         found = overlap(key, [*self.table, spy], (0, 1, 2), 2)
@@ -287,7 +287,7 @@ class TestEvaluator:
         assert found["rival"] == pytest.approx(0.8)  # Its own key of 2.
         key = np.array([0.6, 0.0, 0.8], np.float32)
         alone = KeyTable((0,), -np.eye(3, dtype="f4")[:1], np.zeros((0, 3), "f4"))
-        assert overlap(key, [*self.table, alone], (2,), 2)["rival"] == (
+        assert overlap(key, [*self.table, alone], (0, 1), 2)["rival"] == (
             pytest.approx(0.6)
         )
 
