@@ -104,16 +104,25 @@ def late_figures(
     Returns:
       Both by arm's name; `late_recovered` is None where `recovered` is not defined.
     """
+    return {"late_ssim": dict(ssim), "late_recovered": recovered_by_arm(figures, ssim)}
+
+
+def recovered_by_arm(
+    figures: Mapping[str, Any], ssim: Mapping[str, float]
+) -> dict[str, float | None]:
+    """Returns `recovered` of other pictures than a final evaluation's, by arm's name.
+
+    Args:
+      figures: of the final evaluation: `floor`, `reference` and `recovered`.
+      ssim: mean similarity of the pictures, by arm's name.
+    """
     floor, reference = figures["floor"]["value"], figures["reference"]["ssim"]
     # The mean of `recovered` is that of the mean similarity: the scale is one for all,
     # and where it is not defined for the last round, it is for none.
     defined = figures["recovered"] is not None
     return {
-        "late_ssim": dict(ssim),
-        "late_recovered": {
-            arm: recovered(value, floor, reference) if defined else None
-            for arm, value in ssim.items()
-        },
+        arm: recovered(value, floor, reference) if defined else None
+        for arm, value in ssim.items()
     }
 
 

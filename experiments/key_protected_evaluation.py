@@ -12,13 +12,12 @@ all others' classes count, and in an adversary's control nobody else has data.
 import csv
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import key_late
-from experiments.client_gan_curves import late_figures
+from experiments import key_snapshots
 from experiments.client_gan_program import identity_of
 from experiments.dssgd_arm import ArmState, mean_over_rounds
 from experiments.evaluation import build_judge
@@ -58,9 +57,18 @@ class _Instruments(NamedTuple):
     """What a run's pictures are measured with."""
 
     judge: Judge
-    window: tuple[int, int]
     seed: int
-    late: key_late.LateSnapshots
+    kept: key_snapshots.Snapshots
+
+    def evaluate(self, inputs: Sequence[TargetInputs]) -> dict[str, Any]:
+        """The figures of `evaluate_targets`."""
+        return evaluate_targets(
+            inputs,
+            self.judge,
+            foreground=self.kept.foreground,
+            window=self.kept.window,
+            seed=self.seed,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,20 +197,22 @@ def _evaluate_attacks(
         name: draw(experiment, arm, states[name], FINAL_SAMPLES, settings.rounds + 1)
         for name, arm in federations.items()
     }
-    late = key_late.load(
+    kept = key_snapshots.load(
         directory,
         settings.rounds,
         foreground=data.source.foreground,
         window=window,
     )
-    instruments = _Instruments(judge, window, settings.seed, late)
+    instruments = _Instruments(judge, settings.seed, kept)
     steps = mean_over_rounds(directory.metrics_csv, "generator_steps")
     least = series_of(metrics_rows(directory), federations, "own_accuracy_least")
     attacks = []
     for name, arm in federations.items():
         if arm.is_control:
             continue
-        figures = _score(data, arm, drawn, instruments)
+        trained = _first_round(*least[name])
+        stop = kept.first_from(trained)
+        figures = _score(data, arm, drawn, instruments, stop)
         attacks.append(
             _description(arm, states[name], experiment)
             | {
@@ -210,7 +220,8 @@ def _evaluate_attacks(
                 **arm.evaluator.measure(states[name]),
                 "generator_steps": steps[name],
                 "control_generator_steps": _mean_steps(arm, steps),
-                "trained_round": _first_round(*least[name]),
+                "trained_round": trained,
+                "stop_round": stop,
                 **figures,
             }
         )
@@ -269,10 +280,13 @@ def _score(
     arm: KeyArm,
     drawn: Mapping[str, Mapping[int, np.ndarray]],
     instruments: _Instruments,
+    stop: int | None,
 ) -> dict[str, Any]:
-    """The figures of one attack: of its targets, or of the class that it shows best."""
-    judge, window, seed, late = instruments
-    federation = data.federation
+    """The figures of one attack: of its targets, or of the class that it shows best.
+
+    `stop` is the round of the snapshot that stands for the end of training.
+    """
+    federation, window = data.federation, instruments.kept.window
     targets = zip(federation.adversaries, federation.targets, strict=True)
     pairs = targets if arm.guess.aimed else unknown_classes(federation)
     entries = [Entry(*pair) for pair in pairs]
@@ -282,90 +296,81 @@ def _score(
         for entry in entries
     ]
 
-    def evaluate_some(some):
-        foreground = data.source.foreground
-        return evaluate_targets(
-            some, judge, foreground=foreground, window=window, seed=seed
-        )
+    def with_snapshots(scored):
+        return [
+            _with_snapshots(figures, arm, entry, shown.private, instruments, stop)
+            for figures, entry, shown in zip(scored, entries, inputs, strict=True)
+        ]
 
     if arm.guess.aimed:
-        found = evaluate_some(inputs)
-        targets = [
-            _with_late(one, arm, entry, shown.private, late)
-            for one, entry, shown in zip(found["targets"], entries, inputs, strict=True)
-        ]
-        ssim = {
-            name: float(np.mean([one["late_ssim"][name] for one in targets]))
-            for name in targets[0]["late_ssim"]
-        }
+        found = instruments.evaluate(inputs)
+        targets = with_snapshots(found["targets"])
         return {
             "targets": targets,
-            "pooled": found["pooled"] | late_figures(found["pooled"], ssim),
+            "pooled": found["pooled"] | key_snapshots.pooled(found["pooled"], targets),
             "largest": None,
             "by_adversary": [],
             "identity": identity_of(data, inputs, window),
         }
-    return _best_shown(data, arm, drawn, instruments, entries, inputs, evaluate_some)
+    # Each by itself: pooled figures of the best are then of the same draws.
+    apart = [instruments.evaluate([one]) for one in inputs]
+    best, shown = _best_shown(with_snapshots([one["targets"][0] for one in apart]))
+    drew = {"attack": drawn[arm.name], "control": controls}
+    return shown | {
+        "pooled": apart[best]["pooled"],
+        "elsewhere": {
+            name: _elsewhere(federation, samples, instruments.judge)
+            for name, samples in drew.items()
+        },
+        "identity": _identity_of_best(data, inputs, shown["largest"], window),
+    }
 
 
-def _with_late(
+def _with_snapshots(
     figures: Mapping[str, Any],
     arm: KeyArm,
     entry: Entry,
     private: np.ndarray,
-    late: key_late.LateSnapshots,
-) -> dict[str, Any]:
-    """A target's figures with those of later snapshots, and whose they are."""
-    arms = {"attack": arm.name, "control": arm.controls.get(entry.adversary)}
-    ssim = {
-        name: late.similarity(drawn_by, entry.adversary, private)
-        for name, drawn_by in arms.items()
-        if drawn_by is not None
-    }
-    whose = {"adversary": entry.adversary}
-    return {**figures, **late_figures(figures, ssim), **whose}
-
-
-def _best_shown(
-    data: Data,
-    arm: KeyArm,
-    drawn: Mapping[str, Mapping[int, np.ndarray]],
     instruments: _Instruments,
-    entries: Sequence[Entry],
-    inputs: Sequence[TargetInputs],
-    evaluate_some: Callable[[Sequence[TargetInputs]], dict[str, Any]],
+    stop: int | None,
 ) -> dict[str, Any]:
-    """The figures of an attack without a target: of the class that it shows best."""
-    judge, window, _, late = instruments
-    # Each by itself: pooled figures of the best are then of the same draws.
-    apart = [evaluate_some([one]) for one in inputs]
-    targets = [
-        _with_late(found["targets"][0], arm, entry, shown.private, late)
-        for found, entry, shown in zip(apart, entries, inputs, strict=True)
-    ]
+    """A target's figures with those of snapshots, and whose they are."""
+    adversary, control = entry.adversary, arm.controls.get(entry.adversary)
+    arms = {"attack": arm.name} | ({"control": control} if control else {})
+    seen = (figures, private, arms, adversary, instruments.kept)
+    late = key_snapshots.late_of_target(*seen)
+    stopped = key_snapshots.stop_of_target(
+        *seen, judge=instruments.judge, round_num=stop
+    )
+    return {**figures, **late, **stopped, "adversary": adversary}
+
+
+def _best_shown(targets: Sequence[Mapping]) -> tuple[int, dict[str, Any]]:
+    """Which class an attack without a target shows best, and the figures of it."""
     largest = {name: _largest(targets, name) for name in ("attack", "control")}
     # The one with the largest `recovered` need not be one that is reached.
     reached = sum(bool(one["reached"]["value"]) for one in targets)
     largest["attack"] |= {"reached_pairs": reached, "pairs": len(targets)}
     best = largest["attack"]["entry"]
-    identity = identity_of(data, [inputs[best]], window)
+    return best, {
+        "targets": [targets[best]],
+        "largest": largest,
+        "by_adversary": _by_adversary(targets),
+    }
+
+
+def _identity_of_best(
+    data: Data,
+    inputs: Sequence[TargetInputs],
+    largest: Mapping[str, Any],
+    window: tuple[int, int],
+) -> dict[str, Any] | None:
+    """Whom faces show, of the attack's best class and of the control's own best."""
+    identity = identity_of(data, [inputs[largest["attack"]["entry"]]], window)
     if identity and largest["control"]:
         of_control = identity_of(data, [inputs[largest["control"]["entry"]]], window)
         identity["pooled"]["control"] = of_control["pooled"]["control"]
-    return {
-        "targets": [targets[best]],
-        "pooled": apart[best]["pooled"],
-        "largest": largest,
-        "by_adversary": _by_adversary(targets),
-        "elsewhere": {
-            name: _elsewhere(data.federation, samples, judge)
-            for name, samples in (
-                ("attack", drawn[arm.name]),
-                ("control", _control_pictures(arm, drawn)),
-            )
-        },
-        "identity": identity,
-    }
+    return identity
 
 
 def _by_adversary(targets: Sequence[Mapping]) -> list[dict[str, Any]]:
@@ -427,7 +432,7 @@ def _largest(targets: Sequence[Mapping], name: str) -> dict[str, Any] | None:
         return None
     rows = []
     for number, one in enumerate(targets):
-        floor = key_late.floor_without_control(one)
+        floor = key_snapshots.floor_without_control(one)
         found = score.recovered(one[name]["ssim"], floor, one["reference"]["ssim"])
         rows.append(
             {
@@ -447,7 +452,7 @@ def _largest(targets: Sequence[Mapping], name: str) -> dict[str, Any] | None:
     best = max(rows, key=order)
     return best | {
         "judge_share_largest": max(row["judge_share"] for row in rows),
-        "late_recovered": key_late.largest(targets, name),
+        **key_snapshots.largest(targets, name),
     }
 
 

@@ -35,9 +35,10 @@ _COMPARISON_TEXT = (
     "largest with any other key; another attacker's: with the nearest class key of "
     "another adversary (its class). First round with all trained: that after which "
     "everybody has 97% on held-out pictures of its own classes, where the paper stops "
-    "(on its local data); a later one may have less. The generator rests in turns in "
-    "which the model believes its pictures, so that attacks differ in steps. Judge "
-    "share, any class: of the class that the judge names most among all that the "
+    "(on its local data); a later one may have less. All just trained: of the first "
+    "pictures that were kept in that round or a later one. The generator rests in "
+    "turns in which the model believes its pictures, so that attacks differ in steps. "
+    "Judge share, any class: of the class that the judge names most among all that the "
     "adversary does not hold itself; of other adversaries' classes there is no "
     "control as long as somebody is honest: these keep theirs in the control. "
     "Reached, without a target: of all pairs of an adversary and a class that it does "
@@ -170,6 +171,8 @@ def _comparison(
     header += ["with the next one", "another attacker's", "accuracy, all keys"]
     header += ["own keys", "first round with all trained"]
     header += ["recovered, last half of rounds", "control's"]
+    header += ["recovered, all just trained", "control's"]
+    header += ["judge share, all just trained", "control's"]
     header += ["generator's steps a turn", "judge share, any class"]
     if attacks[0]["identity"]:
         header += ["right person nearest", "control's"]
@@ -223,7 +226,9 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
         attack["task_accuracy"],
         attack["own_accuracy"],
         attack["trained_round"] or "not yet",
-        *_late(attack),
+        *_before_the_end(attack, "late_recovered"),
+        *_before_the_end(attack, "stop_recovered"),
+        *_before_the_end(attack, "stop_judge_share"),
         attack["generator_steps"],
         *_elsewhere(attack),
         *_people(attack["identity"]),
@@ -236,14 +241,16 @@ def _fellow(near: Mapping[str, Any]) -> str:
     return "{product:.2f} ({class})".format(**near["fellow"])
 
 
-def _late(attack: Mapping[str, Any]) -> list[object]:
-    """`recovered` of the last half of the rounds, and the control's."""
+def _before_the_end(attack: Mapping[str, Any], figure: str) -> list[object]:
+    """A figure of snapshots (`key_snapshots`), and the control's."""
     largest = attack["largest"]
     if largest:
         ran = {name: one for name, one in largest.items() if one is not None}
-        found = {name: one["late_recovered"] for name, one in ran.items()}
+        found = {name: one[figure] for name, one in ran.items()}
     else:
-        found = attack["pooled"]["late_recovered"]
+        found = attack["pooled"][figure]
+    if figure.startswith("stop") and attack["stop_round"] is None:
+        return ["not yet", "not yet"]
     return [found["attack"], found.get("control", "not run")]
 
 

@@ -18,7 +18,7 @@ import tensorflow_federated as tff
 
 from computations import dssgd
 from experiments import evaluation as evaluation_lib
-from experiments import key_federation, key_late, key_protected_report
+from experiments import key_federation, key_protected_report, key_snapshots
 from experiments import key_protected_evaluation as evaluation
 from experiments import key_protected_program as program
 from experiments.client_gan_program import GeneratorSettings
@@ -391,7 +391,7 @@ def finished(tmp_path_factory):
     return path, experiment, states, found.summary
 
 
-def _one(target, adversary, attack, control, floor, reference=1.0, late=0.0):
+def _one(target, adversary, attack, control, floor, reference=1.0, late=0.0, stop=0.0):
     floors = {"blank": 0.0, "other_class_means": floor, "other_class_images": 0.1}
     return {
         "target": target,
@@ -401,6 +401,8 @@ def _one(target, adversary, attack, control, floor, reference=1.0, late=0.0):
         "floor": floors | {"control": 9.0},
         "reference": {"ssim": reference},
         "late_ssim": {"attack": late, "control": control},
+        "stop_ssim": {"attack": stop, "control": control},
+        "stop_judge_share": {"attack": 0.2 * target, "control": 0.1},
     }
 
 
@@ -408,7 +410,8 @@ def test_the_class_that_is_shown_best_by_hand():
     targets = [
         _one(1, 4, attack=0.6, control=0.2, floor=0.2),  # (.6 - .2) / .8
         _one(2, 4, attack=0.7, control=0.65, floor=0.5, late=0.8),  # (.7 - .5) / .5
-        _one(3, 5, attack=0.4, control=0.4, floor=0.0, reference=0.9),  # .3 / .8
+        # .3 / .8, and where everybody was just trained .7 / .8
+        _one(3, 5, attack=0.4, control=0.4, floor=0.0, reference=0.9, stop=0.8),
     ]
     found = evaluation._largest(targets, "attack")
     assert (found["class"], found["adversary"], found["entry"]) == (1, 4, 0)
@@ -416,11 +419,20 @@ def test_the_class_that_is_shown_best_by_hand():
     assert found["judge_share_largest"] == pytest.approx(0.3)
     # In the last half of the rounds another class was shown best: (.8 - .5) / .5.
     assert found["late_recovered"] == pytest.approx(0.6)
+    assert found["stop_recovered"] == pytest.approx(0.875)
+    assert found["stop_judge_share"] == pytest.approx(0.6)
     # The control's best is another class, and its own is no part of a floor.
     control = evaluation._largest(targets, "control")
     assert control["late_recovered"] == pytest.approx(0.375)
+    assert control["stop_recovered"] == pytest.approx(0.375)
+    assert control["stop_judge_share"] == 0.1
     assert (control["class"], control["recovered"]) == (3, pytest.approx(0.375))
     assert evaluation._largest([targets[0] | {"control": None}], "control") is None
+    # Never trained: there is no such picture.
+    never = [one | {"stop_ssim": {}, "stop_judge_share": {}} for one in targets]
+    found = evaluation._largest(never, "attack")
+    assert (found["stop_recovered"], found["stop_judge_share"]) == (None, None)
+    assert found["late_recovered"] == pytest.approx(0.6)
 
 
 def test_what_an_adversary_holds_itself_is_no_find():
@@ -603,18 +615,24 @@ class TestAttack:
         judge, window = evaluation_lib.build_judge(
             arm.evaluator.network, data.source, data.judge, seed=0
         )
-        taken = [
-            {f"{name}/1": images[1] for name, images in drawn.items()} for _ in range(2)
-        ]
-        late = key_late.LateSnapshots(taken, data.source.foreground, window)
-        instruments = evaluation._Instruments(judge, window, 0, late)
-        found = evaluation._score(data, arm, drawn, instruments)
+        shown = {f"{name}/1": images[1] for name, images in drawn.items()}
+        # What the victim holds of one class, and in the control nothing.
+        stop = {name: np.full_like(images, -1.0) for name, images in shown.items()}
+        victim = data.federation.data[data.federation.victim(1)]
+        stop[f"{arm.name}/1"] = victim.of_class(1).images[:4]
+        kept = key_snapshots.Snapshots(
+            {1: shown, 2: stop, 3: shown, 4: shown}, 4, data.source.foreground, window
+        )
+        instruments = evaluation._Instruments(judge, 0, kept)
+        found = evaluation._score(data, arm, drawn, instruments, 2)
         best = found["largest"]["attack"]
         assert (best["reached_pairs"], best["pairs"]) == (1, 2)
         # Late snapshots of the very same pictures show what the pictures do.
         for name in ("attack", "control"):
             of = found["largest"][name]
             assert of["late_recovered"] == pytest.approx(of["recovered"], abs=1e-6)
+        assert found["largest"]["attack"]["stop_recovered"] > 1.0
+        assert found["largest"]["control"]["stop_recovered"] <= 0.0
 
     def test_the_last_half_is_measured_on_its_snapshots(self, finished):
         path, experiment, _, summary = finished
@@ -638,9 +656,70 @@ class TestAttack:
         assert one["late_ssim"]["control"] != one["late_ssim"]["attack"]
         with (
             RunDirectory.open(path, {"test": True}) as directory,
-            pytest.raises(InputError, match="no snapshot of a round behind half of 4"),
+            pytest.raises(InputError, match="no snapshot of round 4"),
         ):
-            key_late.load(directory, 4, foreground=True, window=None)
+            key_snapshots.load(directory, 4, foreground=True, window=None)
+
+    def test_what_was_shown_when_everybody_was_trained(self, finished):
+        path, experiment, _, summary = finished
+        with RunDirectory.open(path, {"test": True}) as directory:
+            kept = key_snapshots.load(
+                directory,
+                2,
+                foreground=experiment.data.source.foreground,
+                window=tuple(summary["visible_window"]),
+            )
+        figures = summary["attacks"][0]["targets"][0]
+        private = experiment.data.federation.data[0].of_class(1).images
+        control = experiment.federations["known_d8"].controls[1]
+        arms = {"attack": "known_d8", "control": control}
+
+        class ThreeOfFour:
+            """Takes three of four pictures of the attack for its target."""
+
+            def features(self, images):
+                return np.all(images == kept.taken[2]["known_d8/1"])
+
+            def all_probabilities(self, features):
+                answers = np.arange(4 * 10) % 4 > 0 if features else np.zeros(40, bool)
+                return np.eye(3)[answers.astype(int)]
+
+        seen = (figures, private, arms, 1, kept)
+        found = key_snapshots.stop_of_target(*seen, judge=ThreeOfFour(), round_num=2)
+        assert figures["target"] == 1
+        assert found["stop_judge_share"] == {"attack": 0.75, "control": 0.0}
+        # Of these two rounds the last half is this very snapshot.
+        late = key_snapshots.late_of_target(*seen)
+        assert found["stop_ssim"] == late["late_ssim"]
+        assert found["stop_recovered"] == late["late_recovered"]
+        never = key_snapshots.stop_of_target(*seen, judge=None, round_num=None)
+        assert never == dict.fromkeys(found, {})
+
+    def test_the_first_snapshot_from_a_round_on(self):
+        kept = key_snapshots.Snapshots(dict.fromkeys([10, 20, 25], {}), 25, True, None)
+        rounds = [1, 10, 11, 20, 25, None]
+        assert [kept.first_from(r) for r in rounds] == [10, 10, 20, 20, 25, None]
+        assert kept.late() == [20, 25]
+
+    def test_the_report_says_where_nobody_was_trained(self, finished):
+        _, _, _, summary = finished
+        for attack in summary["attacks"]:
+            some = {"attack": 0.25, "control": 0.125}
+            if attack["largest"]:
+                largest = {
+                    arm: of | {"stop_recovered": some[arm]}
+                    for arm, of in attack["largest"].items()
+                }
+                trained = attack | {"stop_round": 10, "largest": largest}
+            else:
+                pooled = attack["pooled"] | {"stop_recovered": some}
+                trained = attack | {"stop_round": 10, "pooled": pooled}
+            shown = key_protected_report._before_the_end(trained, "stop_recovered")
+            assert shown == [0.25, 0.125]
+            never = key_protected_report._before_the_end(
+                trained | {"stop_round": None}, "stop_recovered"
+            )
+            assert never == ["not yet", "not yet"]
 
     def test_when_everybody_was_trained(self, finished):
         path, _, _, summary = finished
@@ -652,6 +731,7 @@ class TestAttack:
             least = [float(row[f"{attack['arm']}/own_accuracy_least"]) for row in rows]
             trained = [i for i, value in enumerate(least, start=1) if value >= 0.97]
             assert attack["trained_round"] == (trained[0] if trained else None)
+            assert (attack["stop_round"] is None) == (not trained)
         assert evaluation._first_round([1, 2, 3], [0.9, 0.97, 0.5]) == 2
         assert evaluation._first_round([1], [0.9]) is None
 

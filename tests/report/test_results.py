@@ -178,6 +178,45 @@ def test_the_last_half_of_the_rounds_has_a_column_where_it_was_measured(tmp_path
     assert "recovered, last half of rounds" not in _rows(page, "old")[0]
 
 
+def _key_attack(guess, largest=None, **more):
+    """One attack of `run_key_protected`, with the figures of its one target."""
+    one = _summary(0, 0.4)["targets"][0] | {"adversary": 1}
+    one |= {name: {} for name in ("late_recovered", "stop_recovered")}
+    one |= {"late_recovered": {"attack": 0.1}, "stop_judge_share": {}}
+    near = {"adversary": 1, "product": 0.2, "class": 3, "rival": 0.1, "fellow": None}
+    attack = {"guess": guess, "dimension": 64, "overlap": [near], "largest": largest}
+    attack |= {"targets": [one | more], "pooled": {"recovered": 0.4, "targets": [3]}}
+    return attack | {"task_accuracy": 0.9, "own_accuracy": 1.0, "distance": None}
+
+
+def test_what_keys_gave_when_all_were_just_trained(tmp_path):
+    stop = {"stop_recovered": {"attack": 0.25}, "stop_judge_share": {"attack": 0.5}}
+    known = _key_attack("known", **stop) | {"stop_round": 20}
+    shown = {"recovered": -0.2, "judge_share_largest": 0.0, "late_recovered": -0.1}
+    shown |= {"stop_recovered": -0.3, "stop_judge_share": 0.05}
+    largest = {"attack": shown | {"reached_pairs": 0, "pairs": 8}, "control": shown}
+    # Its rows are the largest of all classes, whatever the class shown has.
+    random = _key_attack("random", largest, **stop) | {"stop_round": 30}
+    never = _key_attack("random") | {"stop_round": None}
+    summary = {"experiment": "key_protected", "study": "attack", "seed": 0}
+    summary |= {"rounds": 50, "seconds": 1.0, "attacks": [known, random, never]}
+    _write(tmp_path, "keys_fig6", summary)
+    rows = _rows(results.render(tmp_path, {}), "keys_fig6")
+    for name, found in (
+        ("recovered, all just trained", ["0.250", "-0.300", "not yet"]),
+        ("control's recovered, all just trained", ["not run", "-0.300", "not yet"]),
+        ("judge share, all just trained", ["0.500", "0.050", "not yet"]),
+        ("control's judge share, all just trained", ["not run", "0.050", "not yet"]),
+    ):
+        assert [row[name] for row in rows] == found
+    old = _key_attack("known")
+    for figure in ("stop_recovered", "stop_judge_share"):
+        del old["targets"][0][figure]
+    _write(tmp_path, "older", summary | {"attacks": [old]})
+    [row] = _rows(results.render(tmp_path, {}), "older")
+    assert not [name for name in row if name.endswith("just trained")]
+
+
 def test_the_time_of_a_run_that_was_killed_and_gone_on_with_is_unknown(tmp_path):
     _write(tmp_path, "killed", _summary(0, 0.4) | {"seconds": None})
     assert "| 0.900 | 10 | unknown |" in results.render(tmp_path, {})

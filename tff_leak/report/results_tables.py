@@ -7,6 +7,11 @@ from tff_leak.metrics.score import confidence_interval
 # Of a summary that is older than the figure.
 _UNMEASURED = "not measured"
 _LATE = "recovered, last half of rounds"
+# Where everybody was first trained (experiments/key_snapshots.py).
+_STOP = {
+    "stop_recovered": "recovered, all just trained",
+    "stop_judge_share": "judge share, all just trained",
+}
 
 _DSSGD = ("seed", "order", "best accuracy", "in round", "last accuracy", "rounds")
 
@@ -29,8 +34,11 @@ def client_gan(summaries: Sequence[Mapping]) -> str:
 
 def _late_or_unmeasured(rows: Sequence[Mapping]) -> list[Mapping]:
     """Tells runs of before it was measured from those that have no such figure."""
+    measured = (_LATE, *_STOP.values())
     # No set: columns have one order.
-    late = dict.fromkeys(name for row in rows for name in row if name.endswith(_LATE))
+    late = dict.fromkeys(
+        name for row in rows for name in row if name.endswith(measured)
+    )
     return [row | {name: row.get(name, _UNMEASURED) for name in late} for row in rows]
 
 
@@ -479,18 +487,21 @@ def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
 
 
 def _late_of_key(attack: Mapping, one: Mapping) -> dict[str, object]:
-    """`recovered` in the last half of the rounds, and the control's."""
-    found = one.get("late_recovered")
-    if found is None:
-        return {}
-    largest = attack["largest"]
-    if largest is not None:
-        ran = {name: of for name, of in largest.items() if of is not None}
-        found = {name: of["late_recovered"] for name, of in ran.items()}
-    return {
-        _LATE: found["attack"],
-        f"control's {_LATE}": found.get("control", "not run"),
-    }
+    """The figures before the last round, and the control's."""
+    row: dict[str, object] = {}
+    for figure, name in ({"late_recovered": _LATE} | _STOP).items():
+        found = one.get(figure)
+        if found is None:
+            continue
+        largest = attack["largest"]
+        if largest is not None:
+            ran = {arm: of for arm, of in largest.items() if of is not None}
+            found = {arm: of[figure] for arm, of in ran.items()}
+        if figure in _STOP and attack["stop_round"] is None:
+            found = dict.fromkeys(("attack", "control"), "not yet")
+        row[name] = found["attack"]
+        row[f"control's {name}"] = found.get("control", "not run")
+    return row
 
 
 def _largest_of_classes(attack: Mapping) -> dict[str, object]:
