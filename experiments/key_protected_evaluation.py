@@ -206,12 +206,11 @@ def _evaluate_attacks(
     instruments = _Instruments(judge, settings.seed, kept)
     steps = mean_over_rounds(directory.metrics_csv, "generator_steps")
     least = series_of(metrics_rows(directory), federations, "own_accuracy_least")
+    trained = {name: _first_round(*curve) for name, curve in least.items()}
+    stops = _stop_rounds(experiment, trained, kept)
     attacks = []
-    for name, arm in federations.items():
-        if arm.is_control:
-            continue
-        trained = _first_round(*least[name])
-        stop = kept.first_from(trained)
+    for name, stop in stops.items():
+        arm = federations[name]
         figures = _score(data, arm, drawn, instruments, stop)
         attacks.append(
             _description(arm, states[name], experiment)
@@ -220,7 +219,7 @@ def _evaluate_attacks(
                 **arm.evaluator.measure(states[name]),
                 "generator_steps": steps[name],
                 "control_generator_steps": _mean_steps(arm, steps),
-                "trained_round": trained,
+                "trained_round": trained[name],
                 "stop_round": stop,
                 **figures,
             }
@@ -232,6 +231,29 @@ def _evaluate_attacks(
         "attacks": attacks,
     }
     return Evaluation({**summary, **more}, window, drawn)
+
+
+def _stop_rounds(
+    experiment: Experiment,
+    trained: Mapping[str, int | None],
+    kept: key_snapshots.Snapshots,
+) -> dict[str, int | None]:
+    """The snapshot of each attack that stands for the end of the paper's training.
+
+    All attacks of one key size have the same, so that they can be compared: the first
+    from the round on in which the last of them is trained. One that never is has none.
+    """
+    attacks = [arm for arm in experiment.federations.values() if not arm.is_control]
+    latest: dict[int, int] = {}
+    for arm in attacks:
+        known = latest.get(arm.dimension, 0)
+        latest[arm.dimension] = max(known, trained[arm.name] or 0)
+    return {
+        arm.name: None
+        if trained[arm.name] is None
+        else kept.first_from(latest[arm.dimension])
+        for arm in attacks
+    }
 
 
 def _mean_steps(arm: KeyArm, steps: Mapping[str, float]) -> float | None:
@@ -284,7 +306,8 @@ def _score(
 ) -> dict[str, Any]:
     """The figures of one attack: of its targets, or of the class that it shows best.
 
-    `stop` is the round of the snapshot that stands for the end of training.
+    `stop` is the round of the snapshot that stands for the end of the paper's training;
+    None: there is none.
     """
     federation, window = data.federation, instruments.kept.window
     targets = zip(federation.adversaries, federation.targets, strict=True)

@@ -36,11 +36,12 @@ _COMPARISON_TEXT = (
     "another adversary (its class). First round with all trained: that after which "
     "everybody has 97% on held-out pictures of its own classes, where the paper stops "
     "(on its local data); a later one may have less. All just trained: of the first "
-    "pictures that were kept in that round or a later one. The generator rests in "
-    "turns in which the model believes its pictures, so that attacks differ in steps. "
-    "Judge share, any class: of the class that the judge names most among all that the "
-    "adversary does not hold itself; of other adversaries' classes there is no "
-    "control as long as somebody is honest: these keep theirs in the control. "
+    "pictures that were kept once this was so in every attack with keys of this size "
+    "(40 of each adversary; 200 at the end). The generator rests in turns in which the "
+    "model believes its pictures, so that attacks differ in steps. Judge share, any "
+    "class: of the class that the judge names most among all that the adversary does "
+    "not hold itself; of other adversaries' classes there is no control as long as "
+    "somebody is honest: these keep theirs in the control. "
     "Reached, without a target: of all pairs of an adversary and a class that it does "
     "not hold, of honest participants (of others)."
 )
@@ -171,6 +172,7 @@ def _comparison(
     header += ["with the next one", "another attacker's", "accuracy, all keys"]
     header += ["own keys", "first round with all trained"]
     header += ["recovered, last half of rounds", "control's"]
+    header += ["all just trained: pictures of round"]
     header += ["recovered, all just trained", "control's"]
     header += ["judge share, all just trained", "control's"]
     header += ["generator's steps a turn", "judge share, any class"]
@@ -227,6 +229,7 @@ def _row(attack: Mapping[str, Any]) -> list[object]:
         attack["own_accuracy"],
         attack["trained_round"] or "not yet",
         *_before_the_end(attack, "late_recovered"),
+        attack["stop_round"] or "not yet",
         *_before_the_end(attack, "stop_recovered"),
         *_before_the_end(attack, "stop_judge_share"),
         attack["generator_steps"],
@@ -250,7 +253,7 @@ def _before_the_end(attack: Mapping[str, Any], figure: str) -> list[object]:
     else:
         found = attack["pooled"][figure]
     if figure.startswith("stop") and attack["stop_round"] is None:
-        return ["not yet", "not yet"]
+        found = dict.fromkeys(attack["targets"][0]["late_ssim"], "not yet")
     return [found["attack"], found.get("control", "not run")]
 
 

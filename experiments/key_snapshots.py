@@ -5,9 +5,10 @@ luck. As for attacks on classes without keys (`client_gan_curves`) there is so
 
     late_recovered = `recovered` of the pictures of the last half of the rounds.
 
-The paper does not train for a number of rounds: it stops once everybody has 97% on its
-own classes (section 5.4), and shows what adversaries draw then. Runs here go on. What
-there was at the first snapshot from that round on is
+Figure 6 of the paper is not of a number of rounds: training stops there once everybody
+has 97% on its local data (section 5.4). Runs here go on. What there was at the first
+snapshot once everybody has had 97%, on held-out pictures of its own classes and in
+every attack with keys of this size, is
 
     stop_recovered, stop_judge_share = those of that snapshot's pictures.
 
@@ -54,10 +55,8 @@ class Snapshots:
         """The snapshots of rounds r with 2 r > `rounds`, the last among them."""
         return [number for number in self.taken if 2 * number > self.rounds]
 
-    def first_from(self, round_num: int | None) -> int | None:
-        """The first snapshot of this round or a later one; None for None."""
-        if round_num is None:
-            return None
+    def first_from(self, round_num: int) -> int:
+        """The first snapshot of this round, at most the last one, or a later one."""
         return min(number for number in self.taken if number >= round_num)
 
     def images(self, chosen: Sequence[int], arm: str, adversary: int) -> np.ndarray:
@@ -103,7 +102,7 @@ def late_of_target(
     adversary: int,
     kept: Snapshots,
 ) -> dict[str, Any]:
-    """Returns a target's `late_ssim` and `late_recovered`.
+    """Returns a target's `late_ssim` and `late_recovered`, by what is in `arms`.
 
     Args:
       figures: of the final evaluation of this target.
@@ -137,7 +136,7 @@ def stop_of_target(
       round_num: of the snapshot; None: not everybody was trained in any round.
 
     Returns:
-      Each by `attack` and `control`; empty without that round.
+      Each by what is in `arms`; empty without that round.
     """
     ssim, share = {}, {}
     for name, arm in arms.items() if round_num is not None else ():

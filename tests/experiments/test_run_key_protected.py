@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 import time
 import types
 
@@ -616,9 +617,9 @@ class TestAttack:
             arm.evaluator.network, data.source, data.judge, seed=0
         )
         shown = {f"{name}/1": images[1] for name, images in drawn.items()}
-        # What the victim holds of one class, and in the control nothing.
-        stop = {name: np.full_like(images, -1.0) for name, images in shown.items()}
+        # What the victim holds of one class, in the control of the other.
         victim = data.federation.data[data.federation.victim(1)]
+        stop = {name: victim.of_class(0).images[:4] for name in shown}
         stop[f"{arm.name}/1"] = victim.of_class(1).images[:4]
         kept = key_snapshots.Snapshots(
             {1: shown, 2: stop, 3: shown, 4: shown}, 4, data.source.foreground, window
@@ -631,8 +632,7 @@ class TestAttack:
         for name in ("attack", "control"):
             of = found["largest"][name]
             assert of["late_recovered"] == pytest.approx(of["recovered"], abs=1e-6)
-        assert found["largest"]["attack"]["stop_recovered"] > 1.0
-        assert found["largest"]["control"]["stop_recovered"] <= 0.0
+            assert of["stop_recovered"] > 1.0
 
     def test_the_last_half_is_measured_on_its_snapshots(self, finished):
         path, experiment, _, summary = finished
@@ -697,29 +697,84 @@ class TestAttack:
 
     def test_the_first_snapshot_from_a_round_on(self):
         kept = key_snapshots.Snapshots(dict.fromkeys([10, 20, 25], {}), 25, True, None)
-        rounds = [1, 10, 11, 20, 25, None]
-        assert [kept.first_from(r) for r in rounds] == [10, 10, 20, 20, 25, None]
+        found = [kept.first_from(round_num) for round_num in (1, 10, 11, 20, 25)]
+        assert found == [10, 10, 20, 20, 25]
         assert kept.late() == [20, 25]
+
+    def test_attacks_of_one_key_size_are_looked_at_in_one_round(self):
+        arms = {
+            name: types.SimpleNamespace(name=name, dimension=d, is_control=control)
+            for name, d, control in (
+                ("known_64", 64, False),
+                ("random_64", 64, False),
+                ("control_64", 64, True),
+                ("never_64", 64, False),
+                ("known_128", 128, False),
+            )
+        }
+        experiment = types.SimpleNamespace(federations=arms)
+        trained = dict(zip(arms, [3, 12, 21, None, 4], strict=True))
+        kept = key_snapshots.Snapshots(dict.fromkeys([10, 20, 25], {}), 25, True, None)
+        found = evaluation._stop_rounds(experiment, trained, kept)
+        # A control that is trained later does not count, nor one that never is.
+        assert found == {
+            "known_64": 20,
+            "random_64": 20,
+            "never_64": None,
+            "known_128": 10,
+        }
+
+    def test_a_run_that_is_trained_at_once_is_looked_at_there(
+        self, finished, tmp_path, monkeypatch
+    ):
+        path, experiment, states, _ = finished
+        copy = tmp_path / "copy"
+        shutil.copytree(path, copy)
+        monkeypatch.setattr(evaluation, "TRAINED", 0.0)
+        monkeypatch.setattr(evaluation, "FINAL_SAMPLES", 4)
+        quick = functools.partial(evaluation_lib.train_judge, epochs=1)
+        monkeypatch.setattr(evaluation_lib, "train_judge", quick)
+        with RunDirectory.open(copy, {"test": True}) as directory:
+            clock = RunClock(directory, time.monotonic())
+            found = evaluation.evaluate(experiment, states, directory, clock).summary
+        assert [attack["stop_round"] for attack in found["attacks"]] == [1, 1, 1]
+        known = found["attacks"][0]
+        [one] = known["targets"]
+        taken = np.load(copy / "program_state" / "snapshots" / "round_1.npz")
+        shown = similarity(
+            taken["known_d8/1"],
+            experiment.data.federation.data[0].of_class(1).images,
+            foreground=experiment.data.source.foreground,
+            window=tuple(found["visible_window"]),
+        )
+        assert one["stop_ssim"]["attack"] == pytest.approx(float(shown.ssim.mean()))
+        assert one["stop_ssim"] != one["late_ssim"]
+        for figure in ("stop_ssim", "stop_recovered", "stop_judge_share"):
+            assert set(one[figure]) == {"attack", "control"}
+            assert known["pooled"][figure] == one[figure]
 
     def test_the_report_says_where_nobody_was_trained(self, finished):
         _, _, _, summary = finished
         for attack in summary["attacks"]:
-            some = {"attack": 0.25, "control": 0.125}
-            if attack["largest"]:
-                largest = {
-                    arm: of | {"stop_recovered": some[arm]}
-                    for arm, of in attack["largest"].items()
-                }
-                trained = attack | {"stop_round": 10, "largest": largest}
-            else:
-                pooled = attack["pooled"] | {"stop_recovered": some}
-                trained = attack | {"stop_round": 10, "pooled": pooled}
-            shown = key_protected_report._before_the_end(trained, "stop_recovered")
-            assert shown == [0.25, 0.125]
-            never = key_protected_report._before_the_end(
-                trained | {"stop_round": None}, "stop_recovered"
-            )
-            assert never == ["not yet", "not yet"]
+            for figure in ("stop_recovered", "stop_judge_share"):
+                some = {"attack": 0.25, "control": 0.125}
+                if attack["largest"]:
+                    largest = {
+                        arm: of | {figure: some[arm]}
+                        for arm, of in attack["largest"].items()
+                    }
+                    trained = attack | {"stop_round": 10, "largest": largest}
+                else:
+                    pooled = attack["pooled"] | {figure: some}
+                    trained = attack | {"stop_round": 10, "pooled": pooled}
+                shown = key_protected_report._before_the_end
+                assert shown(trained, figure) == [0.25, 0.125]
+                never = trained | {"stop_round": None}
+                assert shown(never, figure) == ["not yet", "not yet"]
+                [one] = attack["targets"]
+                alone = {"late_ssim": {"attack": one["late_ssim"]["attack"]}}
+                never |= {"targets": [one | alone]}
+                assert shown(never, figure) == ["not yet", "not run"]
 
     def test_when_everybody_was_trained(self, finished):
         path, _, _, summary = finished

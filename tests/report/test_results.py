@@ -203,18 +203,35 @@ def test_what_keys_gave_when_all_were_just_trained(tmp_path):
     _write(tmp_path, "keys_fig6", summary)
     rows = _rows(results.render(tmp_path, {}), "keys_fig6")
     for name, found in (
+        ("pictures of round, all just trained", ["20", "30", "not yet"]),
         ("recovered, all just trained", ["0.250", "-0.300", "not yet"]),
-        ("control's recovered, all just trained", ["not run", "-0.300", "not yet"]),
+        ("control's recovered, all just trained", ["not run", "-0.300", "not run"]),
         ("judge share, all just trained", ["0.500", "0.050", "not yet"]),
-        ("control's judge share, all just trained", ["not run", "0.050", "not yet"]),
+        ("control's judge share, all just trained", ["not run", "0.050", "not run"]),
     ):
         assert [row[name] for row in rows] == found
+
+
+def test_key_runs_of_before_that_was_measured(tmp_path):
+    stop = {"stop_recovered": {"attack": 0.25}, "stop_judge_share": {"attack": 0.5}}
+    new = _key_attack("known", **stop) | {"stop_round": 20}
     old = _key_attack("known")
-    for figure in ("stop_recovered", "stop_judge_share"):
+    for figure in stop:
         del old["targets"][0][figure]
-    _write(tmp_path, "older", summary | {"attacks": [old]})
-    [row] = _rows(results.render(tmp_path, {}), "older")
+    summary = {"experiment": "key_protected", "study": "attack", "seed": 0}
+    summary |= {"rounds": 50, "seconds": 1.0, "attacks": [old]}
+    _write(tmp_path, "older", summary)
+    _write(tmp_path, "both", summary)
+    _write(tmp_path, "both", summary | {"seed": 1, "attacks": [new]})
+    page = results.render(tmp_path, {})
+    [row] = _rows(page, "older")
     assert not [name for name in row if name.endswith("just trained")]
+    for name, found in (
+        ("pictures of round, all just trained", "20"),
+        ("recovered, all just trained", "0.250"),
+        ("judge share, all just trained", "0.500"),
+    ):
+        assert [row[name] for row in _rows(page, "both")] == ["not measured", found]
 
 
 def test_the_time_of_a_run_that_was_killed_and_gone_on_with_is_unknown(tmp_path):

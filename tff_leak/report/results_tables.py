@@ -12,6 +12,7 @@ _STOP = {
     "stop_recovered": "recovered, all just trained",
     "stop_judge_share": "judge share, all just trained",
 }
+_STOP_ROUND = "pictures of round, all just trained"
 
 _DSSGD = ("seed", "order", "best accuracy", "in round", "last accuracy", "rounds")
 
@@ -34,7 +35,7 @@ def client_gan(summaries: Sequence[Mapping]) -> str:
 
 def _late_or_unmeasured(rows: Sequence[Mapping]) -> list[Mapping]:
     """Tells runs of before it was measured from those that have no such figure."""
-    measured = (_LATE, *_STOP.values())
+    measured = (_LATE, *_STOP.values(), _STOP_ROUND)
     # No set: columns have one order.
     late = dict.fromkeys(
         name for row in rows for name in row if name.endswith(measured)
@@ -469,6 +470,8 @@ def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
     row |= _late_of_key(attack, one) | _largest_of_classes(attack)
     if "trained_round" in attack:
         row["first round with all trained"] = attack["trained_round"] or "not yet"
+    if "stop_round" in attack:
+        row[_STOP_ROUND] = attack["stop_round"] or "not yet"
     [near] = [o for o in attack["overlap"] if o["adversary"] == one["adversary"]]
     fellow = near.get("fellow") or {"product": "", "class": ""}
     return row | {
@@ -498,7 +501,7 @@ def _late_of_key(attack: Mapping, one: Mapping) -> dict[str, object]:
             ran = {arm: of for arm, of in largest.items() if of is not None}
             found = {arm: of[figure] for arm, of in ran.items()}
         if figure in _STOP and attack["stop_round"] is None:
-            found = dict.fromkeys(("attack", "control"), "not yet")
+            found = dict.fromkeys(one["late_recovered"], "not yet")
         row[name] = found["attack"]
         row[f"control's {name}"] = found.get("control", "not run")
     return row
