@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import key_comparison
 from experiments.key_guesses import KNOWN
 from experiments.key_protected_evaluation import Evaluation, participant_accuracies
 from experiments.key_protected_program import Data, Experiment, Study
@@ -17,34 +18,6 @@ from tff_leak.runtime.run_directory import RunDirectory
 
 _SHOWN = 12
 _COLUMNS = 20
-
-_LARGEST_TEXT = (
-    "Without the target's key an adversary has no target: its pictures count for "
-    "whichever class of the honest participants they show best, and so do the "
-    "control's, in which nobody honest holds a class. Where everybody attacks, the "
-    "classes of all others count, and in the control of one it alone attacks and has "
-    "data. Both are measured against the same floor, without the control in it."
-)
-
-_COMPARISON_TEXT = (
-    "Known: the adversary has the target's key (the positive control). A number is "
-    "the distance of its guess from that key. Best, ascent, embeddings, drift, "
-    "weights and moments are searches with their effort a turn. Product with nearest "
-    "key: of the first shown adversary's key with the nearest class key of honest "
-    "participants (of others, where everybody attacks); with the next one: the "
-    "largest with any other key; another attacker's: with the nearest class key of "
-    "another adversary (its class). First round with all trained: that after which "
-    "everybody has 97% on held-out pictures of its own classes, where the paper stops "
-    "(on its local data); a later one may have less. All just trained: of the first "
-    "pictures that were kept once this was so in every attack with keys of this size "
-    "(40 of each adversary; 200 at the end). The generator rests in turns in which the "
-    "model believes its pictures, so that attacks differ in steps. Judge share, any "
-    "class: of the class that the judge names most among all that the adversary does "
-    "not hold itself; of other adversaries' classes there is no control as long as "
-    "somebody is honest: these keep theirs in the control. "
-    "Reached, without a target: of all pairs of an adversary and a class that it does "
-    "not hold, of honest participants (of others)."
-)
 
 
 def write_report(
@@ -69,16 +42,16 @@ def _attack_report(
     nouns = nouns_of(data.source)
     text, kind = html.verdict(first["pooled"], nouns=nouns)
     opening, *rest = text.split("\n\n")
-    sections = [_overview(experiment, evaluation, directory)]
-    sections.append(_comparison(attacks, directory))
-    for attack in attacks:
-        sections.append(_pictures(experiment, evaluation, attack, directory))
-    sections.append(_over_rounds(experiment, evaluation, directory))
-    for attack in attacks:
-        section = figures_section(attack, nouns[0])
-        title = f"All figures: {_title(attack)}"
-        sections.append(html.Section(title, section.text, tables=section.tables))
-    sections.append(_every_picture(experiment, evaluation))
+    sections = [
+        _overview(experiment, evaluation, directory),
+        key_comparison.pictures_compared(attacks, directory),
+        *(_pictures(experiment, evaluation, one, directory) for one in attacks),
+        key_comparison.rounds_compared(attacks),
+        _over_rounds(experiment, evaluation, directory),
+        key_comparison.keys_compared(attacks),
+        *(_all_figures(attack, nouns[0]) for attack in attacks),
+        _every_picture(experiment, evaluation),
+    ]
     return html.Report(
         title=f"Class keys under attack on {_name(data)}",
         verdict="\n\n".join([f"{opening} {_which(attacks, first)}", *rest]),
@@ -90,6 +63,12 @@ def _attack_report(
     )
 
 
+def _all_figures(attack: Mapping[str, Any], noun: str) -> html.Section:
+    section = figures_section(attack, noun)
+    title = f"All figures: {key_comparison.title(attack)}"
+    return html.Section(title, section.text, tables=section.tables)
+
+
 def _strongest(attacks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The attack that reached most, and then has the largest share of the judge.
 
@@ -99,7 +78,8 @@ def _strongest(attacks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     unaided = [attack for attack in attacks if _is_unaided(attack)]
 
     def strength(attack):
-        return _reached(attack)[0], attack["pooled"]["attack"]["judge_share"]
+        reached, _ = key_comparison.reached(attack)
+        return reached, attack["pooled"]["attack"]["judge_share"]
 
     return max(unaided or attacks, key=strength)
 
@@ -107,13 +87,13 @@ def _strongest(attacks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _which(attacks: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> str:
     """Whose the verdict is, in a sentence."""
     if _is_unaided(first):
-        reached, pairs = _reached(first)
+        reached, pairs = key_comparison.reached(first)
         return (
             "This is the strongest of the attacks that were not told of the key: "
-            f"{_title(first)}. It reached {reached} of {pairs} pairs of an adversary "
-            "and a class."
+            f"{key_comparison.title(first)}. It reached {reached} of {pairs} pairs of "
+            "an adversary and a class."
         )
-    told = f"told of the key, or of one near it: {_title(first)}."
+    told = f"told of the key, or of one near it: {key_comparison.title(first)}."
     if len(attacks) == 1:
         return f"It was {told}"
     return f"This is the strongest of {len(attacks)}, all {told}"
@@ -148,7 +128,7 @@ def _overview(
         kept = evaluation.drawn[attack["arm"]][one["adversary"]][:1]
         images.append(kept)
         found.append(_nearest_private(experiment.data, evaluation, one["target"], kept))
-        names.append(f"{len(names) + 1}: {_title(attack)}")
+        names.append(f"{len(names) + 1}: {key_comparison.title(attack)}")
     drawn = figures.reconstruction_grid(
         np.concatenate(images),
         np.concatenate(found),
@@ -161,153 +141,6 @@ def _overview(
     text = "The first sample of each attack's generator, not selected."
     pictures = [(caption, figures.png(drawn))]
     return html.Section("Every attack", text, figures=pictures, wide=True)
-
-
-def _comparison(
-    attacks: Sequence[Mapping[str, Any]], directory: RunDirectory
-) -> html.Section:
-    """All attacks in one table, and recovered over the distance or the effort."""
-    header = ["attack", "class", "recovered", "reached", "judge share", "control's"]
-    header += ["recovered, largest", "control's, largest", "product with nearest key"]
-    header += ["with the next one", "another attacker's", "accuracy, all keys"]
-    header += ["own keys", "first round with all trained"]
-    header += ["recovered, last half of rounds", "control's"]
-    header += ["all just trained: pictures of round"]
-    header += ["recovered, all just trained", "control's"]
-    header += ["judge share, all just trained", "control's"]
-    header += ["generator's steps a turn", "judge share, any class"]
-    if attacks[0]["identity"]:
-        header += ["right person nearest", "control's"]
-    rows = [_row(attack) for attack in attacks]
-    pictures = []
-    axes = {
-        "distance": "distance of the guess",
-        "effort": "effort, all turns of a search together",
-    }
-    for key, axis in axes.items():
-        series = _recovered_over(attacks, key)
-        if series:
-            drawn = figures.curves(
-                series,
-                "recovered",
-                xlabel=axis,
-                levels={"floor": 0.0, "real pictures": 1.0},
-                few=True,
-                logarithmic=key == "effort",
-            )
-            figures.save(drawn, directory.figures / f"recovered_{key}.png")
-            pictures.append((f"recovered over the {axis}", figures.png(drawn)))
-    text = f"{_COMPARISON_TEXT} {_LARGEST_TEXT}"
-    tables = [("Attacks", header, rows)]
-    return html.Section("Guesses compared", text, figures=pictures, tables=tables)
-
-
-def _row(attack: Mapping[str, Any]) -> list[object]:
-    pooled, largest = attack["pooled"], attack["largest"]
-    shown = attack["targets"][0]["adversary"]
-    [near] = [one for one in attack["overlap"] if one["adversary"] == shown]
-    control = pooled["control"]
-    counted: list[object] = ["", ""]
-    if largest:
-        of_control = largest["control"]
-        counted = [
-            largest["attack"]["recovered"],
-            of_control["recovered"] if of_control else "not run",
-        ]
-    return [
-        _title(attack),
-        ", ".join(str(one["target"]) for one in attack["targets"]),
-        pooled["recovered"],
-        "{} of {}".format(*_reached(attack)),
-        pooled["attack"]["judge_share"],
-        control["judge_share"] if control else "not run",
-        *counted,
-        near["product"],
-        near["rival"],
-        _fellow(near),
-        attack["task_accuracy"],
-        attack["own_accuracy"],
-        attack["trained_round"] or "not yet",
-        *_before_the_end(attack, "late_recovered"),
-        attack["stop_round"] or "not yet",
-        *_before_the_end(attack, "stop_recovered"),
-        *_before_the_end(attack, "stop_judge_share"),
-        attack["generator_steps"],
-        *_elsewhere(attack),
-        *_people(attack["identity"]),
-    ]
-
-
-def _fellow(near: Mapping[str, Any]) -> str:
-    if near["fellow"] is None:
-        return ""
-    return "{product:.2f} ({class})".format(**near["fellow"])
-
-
-def _before_the_end(attack: Mapping[str, Any], figure: str) -> list[object]:
-    """A figure of snapshots (`key_snapshots`), and the control's."""
-    largest = attack["largest"]
-    if largest:
-        ran = {name: one for name, one in largest.items() if one is not None}
-        found = {name: one[figure] for name, one in ran.items()}
-    else:
-        found = attack["pooled"][figure]
-    if figure.startswith("stop") and attack["stop_round"] is None:
-        found = dict.fromkeys(attack["targets"][0]["late_ssim"], "not yet")
-    return [found["attack"], found.get("control", "not run")]
-
-
-def _reached(attack: Mapping[str, Any]) -> tuple[int, int]:
-    """How many were reached of how many: targets, or pairs of adversary and class."""
-    if attack["largest"]:
-        best = attack["largest"]["attack"]
-        return best["reached_pairs"], best["pairs"]
-    return attack["pooled"]["reached_count"], len(attack["pooled"]["targets"])
-
-
-def _elsewhere(attack: Mapping[str, Any]) -> list[object]:
-    if not attack["largest"]:
-        return [""]
-    found, control = attack["elsewhere"]["attack"], attack["elsewhere"]["control"]
-    if not found:
-        return [""]
-    alone = f"{control['judge_share']:.2f}" if control else "not run"
-    return [f"{found['judge_share']:.2f} ({found['class']}; in the control {alone})"]
-
-
-def _people(identity: Mapping[str, Any] | None) -> list[object]:
-    if not identity:
-        return []
-    pooled = identity["pooled"]
-    return [
-        pooled["attack"],
-        "not run" if pooled["control"] is None else pooled["control"],
-    ]
-
-
-def _recovered_over(
-    attacks: Sequence[Mapping[str, Any]], key: str
-) -> dict[str, tuple[list[float], list[float | None]]]:
-    """Recovered by distance or effort, a series a dimension (and method).
-
-    What is best of several classes has its control beside it.
-    """
-    series: dict[str, list[tuple[float, float | None]]] = {}
-    for attack in attacks:
-        if attack[key] is None:
-            continue
-        largest = attack["largest"]
-        found = largest["attack"] if largest else attack["pooled"]
-        method = f"{attack['guess'].partition(':')[0]}, " if key == "effort" else ""
-        name = f"{method}d = {attack['dimension']}"
-        series.setdefault(name, []).append((attack[key], found["recovered"]))
-        if largest and largest["control"]:
-            of_control = largest["control"]["recovered"]
-            series.setdefault(f"{name}, control", []).append((attack[key], of_control))
-    return {
-        name: tuple(map(list, zip(*sorted(points, key=lambda p: p[0]), strict=True)))
-        for name, points in series.items()
-    }
 
 
 def _pictures(
@@ -335,7 +168,7 @@ def _pictures(
         "rows: the victim's image nearest to each in L1; in the control the image that "
         "the victim would have held."
     )
-    return html.Section(_title(attack), text, figures=pictures, wide=True)
+    return html.Section(key_comparison.title(attack), text, figures=pictures, wide=True)
 
 
 def _every_picture(experiment: Experiment, evaluation: Evaluation) -> html.Section:
@@ -347,7 +180,7 @@ def _every_picture(experiment: Experiment, evaluation: Evaluation) -> html.Secti
             for start in range(0, len(images), _COLUMNS):
                 shown = images[start : start + _COLUMNS]
                 drawn = _grid(experiment.data, evaluation, one["target"], shown)
-                caption = f"{_title(attack)}, samples from {start + 1}"
+                caption = f"{key_comparison.title(attack)}, samples from {start + 1}"
                 pictures.append((caption, figures.png(drawn)))
     text = "All samples that the figures were computed from, in the order drawn."
     return html.Section("Every reconstruction", text, figures=pictures, wide=True)
@@ -533,11 +366,6 @@ def _keys_report(
         ],
         configuration=directory.config,
     )
-
-
-def _title(attack: Mapping[str, Any]) -> str:
-    guess, near = attack["guess"], attack["distance"] is not None
-    return f"{'distance ' if near else ''}{guess}, d = {attack['dimension']}"
 
 
 def _name(data: Data) -> str:

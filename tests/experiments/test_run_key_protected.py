@@ -493,9 +493,7 @@ def test_faces_are_asked_whom_they_show():
     pooled = found(True)["pooled"]
     assert pooled["attack"] == pytest.approx(2 / 3)
     assert pooled["control"] == 0.0
-    shares = key_protected_report._people(found(True))
-    assert shares == [pooled["attack"], 0.0]
-    assert found(False) is None and key_protected_report._people(None) == []
+    assert found(False) is None
 
 
 class TestAttack:
@@ -753,29 +751,6 @@ class TestAttack:
             assert set(one[figure]) == {"attack", "control"}
             assert known["pooled"][figure] == one[figure]
 
-    def test_the_report_says_where_nobody_was_trained(self, finished):
-        _, _, _, summary = finished
-        for attack in summary["attacks"]:
-            for figure in ("stop_recovered", "stop_judge_share"):
-                some = {"attack": 0.25, "control": 0.125}
-                if attack["largest"]:
-                    largest = {
-                        arm: of | {figure: some[arm]}
-                        for arm, of in attack["largest"].items()
-                    }
-                    trained = attack | {"stop_round": 10, "largest": largest}
-                else:
-                    pooled = attack["pooled"] | {figure: some}
-                    trained = attack | {"stop_round": 10, "pooled": pooled}
-                shown = key_protected_report._before_the_end
-                assert shown(trained, figure) == [0.25, 0.125]
-                never = trained | {"stop_round": None}
-                assert shown(never, figure) == ["not yet", "not yet"]
-                [one] = attack["targets"]
-                alone = {"late_ssim": {"attack": one["late_ssim"]["attack"]}}
-                never |= {"targets": [one | alone]}
-                assert shown(never, figure) == ["not yet", "not run"]
-
     def test_when_everybody_was_trained(self, finished):
         path, _, _, summary = finished
         with open(path / "metrics.csv", newline="", encoding="utf-8") as file:
@@ -798,8 +773,16 @@ class TestAttack:
         assert kept.labels.tolist() == list(np.repeat(claimed, 12))
         assert set(kept.clients) == {0}
         text = (path / "report.html").read_text()
-        for words in ("Guesses compared", "drift:2, d = 8", "Every reconstruction"):
-            assert words in text
+        sections = (
+            "Guesses compared",
+            "drift:2, d = 8",
+            "Before the last round",
+            "Keys, accuracy and effort",
+            "Every reconstruction",
+        )
+        places = [text.index(f"<h2>{words}") for words in sections]
+        assert places == sorted(places)
+        assert "not yet" in text
         assert (path / "figures" / "attack_all.png").stat().st_size > 0
 
     def test_results_have_a_row_for_each_attack(self, finished, tmp_path):

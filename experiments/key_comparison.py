@@ -1,0 +1,226 @@
+"""Attacks on class keys side by side: tables for the report, and curves."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tff_leak.report import figures, html
+from tff_leak.runtime.run_directory import RunDirectory
+
+_SHOWN_TEXT = (
+    "Known: the adversary has the target's key (the positive control). A number is the "
+    "distance of its guess from that key. Best, ascent, embeddings, drift, weights and "
+    "moments are searches with their effort a turn.\n\n"
+    "Without the target's key an adversary has no target: its pictures count for "
+    "whichever class of the honest participants they show best, and so do the "
+    "control's, in which nobody honest holds a class. Where everybody attacks, the "
+    "classes of all others count, and in the control of one it alone attacks and has "
+    "data. Both are measured against the same floor, without the control in it. "
+    "Reached are then so many of all pairs of an adversary and a class that it does "
+    "not hold, of honest participants (of others).\n\n"
+    "Judge share, any class: of the class that the judge names most among all that the "
+    "adversary does not hold itself; of other adversaries' classes there is no control "
+    "as long as somebody is honest: these keep theirs in the control."
+)
+
+_COURSE_TEXT = (
+    "What a generator shows wanders from round to round. Last half: of the pictures "
+    "that were kept in it, 40 of each adversary a time (200 at the end). First round "
+    "with all trained: that after which everybody has 97% on held-out pictures of its "
+    "own classes; a later one may have less. Figure 6 of the paper stops there (97% on "
+    "local data). All just trained: of the first pictures that were kept once this was "
+    "so in every attack with keys of this size."
+)
+
+_KEYS_TEXT = (
+    "Product with nearest key: of the first shown adversary's key with the nearest "
+    "class key of honest participants (of others, where everybody attacks); with the "
+    "next one: the largest with any other key; another attacker's: with the nearest "
+    "class key of another adversary (its class). The generator rests in turns in which "
+    "the model believes its pictures, so that attacks differ in steps."
+)
+
+
+def pictures_compared(
+    attacks: Sequence[Mapping[str, Any]], directory: RunDirectory
+) -> html.Section:
+    """What attacks show at the end, and curves of it, saved in `figures`, too.
+
+    Args:
+      attacks: as in `summary.json`.
+      directory: of the run.
+    """
+    return html.Section(
+        "Guesses compared",
+        _SHOWN_TEXT,
+        figures=_curves(attacks, directory),
+        tables=[_table("What the pictures show", attacks, _shown)],
+    )
+
+
+def rounds_compared(attacks: Sequence[Mapping[str, Any]]) -> html.Section:
+    """What attacks, as in `summary.json`, showed before the last round."""
+    tables = [_table("In the course of the rounds", attacks, _course)]
+    return html.Section("Before the last round", _COURSE_TEXT, tables=tables)
+
+
+def keys_compared(attacks: Sequence[Mapping[str, Any]]) -> html.Section:
+    """How near the keys of attacks, as in `summary.json`, come to others' keys."""
+    tables = [_table("Beside the pictures", attacks, _circumstances)]
+    return html.Section("Keys, accuracy and effort", _KEYS_TEXT, tables=tables)
+
+
+def title(attack: Mapping[str, Any]) -> str:
+    """An attack's name: its guess, and the keys' length."""
+    guess, near = attack["guess"], attack["distance"] is not None
+    return f"{'distance ' if near else ''}{guess}, d = {attack['dimension']}"
+
+
+def reached(attack: Mapping[str, Any]) -> tuple[int, int]:
+    """How many were reached of how many: targets, or pairs of adversary and class."""
+    if attack["largest"]:
+        best = attack["largest"]["attack"]
+        return best["reached_pairs"], best["pairs"]
+    return attack["pooled"]["reached_count"], len(attack["pooled"]["targets"])
+
+
+def _table(
+    caption: str,
+    attacks: Sequence[Mapping[str, Any]],
+    row: Callable[[Mapping[str, Any]], dict[str, object]],
+) -> tuple[str, list[str], list[list[object]]]:
+    """A row an attack, of whatever `row` says of it by column."""
+    rows = [{"attack": title(attack)} | row(attack) for attack in attacks]
+    columns = list(dict.fromkeys(name for one in rows for name in one))
+    return caption, columns, [[one.get(name, "") for name in columns] for one in rows]
+
+
+def _shown(attack: Mapping[str, Any]) -> dict[str, object]:
+    pooled, largest = attack["pooled"], attack["largest"]
+    row = {
+        "class": ", ".join(str(one["target"]) for one in attack["targets"]),
+        "recovered": pooled["recovered"],
+        "reached": "{} of {}".format(*reached(attack)),
+        "judge share": pooled["attack"]["judge_share"],
+        "control's judge share": _of_control(pooled["control"], "judge_share"),
+    }
+    if largest:
+        row |= {
+            "recovered, largest": largest["attack"]["recovered"],
+            "control's, largest": _of_control(largest["control"], "recovered"),
+            "judge share, any class": _elsewhere(attack),
+        }
+    people = (attack["identity"] or {}).get("pooled")
+    if people:
+        control = people["control"]
+        row["right person nearest"] = people["attack"]
+        row["control's right person"] = "not run" if control is None else control
+    return row
+
+
+def _course(attack: Mapping[str, Any]) -> dict[str, object]:
+    row: dict[str, object] = _before_the_end(
+        attack, "late_recovered", "recovered, last half"
+    )
+    row["first round with all trained"] = attack["trained_round"] or "not yet"
+    row["all just trained: pictures of round"] = attack["stop_round"] or "not yet"
+    for figure, name in (
+        ("stop_recovered", "recovered, all just trained"),
+        ("stop_judge_share", "judge share, all just trained"),
+    ):
+        row |= _before_the_end(attack, figure, name)
+    return row
+
+
+def _circumstances(attack: Mapping[str, Any]) -> dict[str, object]:
+    shown = attack["targets"][0]["adversary"]
+    [near] = [one for one in attack["overlap"] if one["adversary"] == shown]
+    steps = attack["control_generator_steps"]
+    fellow = near["fellow"]
+    return {
+        "product with nearest key": near["product"],
+        "with the next one": near["rival"],
+        "another attacker's": (
+            "{product:.2f} ({class})".format(**fellow) if fellow else ""
+        ),
+        "accuracy, all keys": attack["task_accuracy"],
+        "accuracy, own keys": attack["own_accuracy"],
+        "generator's steps a turn": attack["generator_steps"],
+        "control's steps": "not run" if steps is None else steps,
+    }
+
+
+def _before_the_end(
+    attack: Mapping[str, Any], figure: str, name: str
+) -> dict[str, object]:
+    """A figure of snapshots (`key_snapshots`), and the control's."""
+    largest = attack["largest"]
+    if largest:
+        ran = {arm: one for arm, one in largest.items() if one is not None}
+        found = {arm: one[figure] for arm, one in ran.items()}
+    else:
+        found = attack["pooled"][figure]
+    if figure.startswith("stop") and attack["stop_round"] is None:
+        found = dict.fromkeys(attack["targets"][0]["late_ssim"], "not yet")
+    return {name: found["attack"], f"control's {name}": found.get("control", "not run")}
+
+
+def _of_control(figures_of: Mapping[str, Any] | None, name: str) -> object:
+    return figures_of[name] if figures_of else "not run"
+
+
+def _elsewhere(attack: Mapping[str, Any]) -> str:
+    found, control = attack["elsewhere"]["attack"], attack["elsewhere"]["control"]
+    if not found:
+        return ""
+    alone = f"{control['judge_share']:.2f}" if control else "not run"
+    return f"{found['judge_share']:.2f} ({found['class']}; in the control {alone})"
+
+
+def _curves(
+    attacks: Sequence[Mapping[str, Any]], directory: RunDirectory
+) -> list[tuple[str, bytes]]:
+    """Recovered over the distance of guesses and over the effort of searches."""
+    pictures = []
+    axes = {
+        "distance": "distance of the guess",
+        "effort": "effort, all turns of a search together",
+    }
+    for key, axis in axes.items():
+        series = _recovered_over(attacks, key)
+        if series:
+            drawn = figures.curves(
+                series,
+                "recovered",
+                xlabel=axis,
+                levels={"floor": 0.0, "real pictures": 1.0},
+                few=True,
+                logarithmic=key == "effort",
+            )
+            figures.save(drawn, directory.figures / f"recovered_{key}.png")
+            pictures.append((f"recovered over the {axis}", figures.png(drawn)))
+    return pictures
+
+
+def _recovered_over(
+    attacks: Sequence[Mapping[str, Any]], key: str
+) -> dict[str, tuple[list[float], list[float | None]]]:
+    """Recovered by distance or effort, a series a dimension (and method).
+
+    What is best of several classes has its control beside it.
+    """
+    series: dict[str, list[tuple[float, float | None]]] = {}
+    for attack in attacks:
+        if attack[key] is None:
+            continue
+        largest = attack["largest"]
+        found = largest["attack"] if largest else attack["pooled"]
+        method = f"{attack['guess'].partition(':')[0]}, " if key == "effort" else ""
+        name = f"{method}d = {attack['dimension']}"
+        series.setdefault(name, []).append((attack[key], found["recovered"]))
+        if largest and largest["control"]:
+            of_control = largest["control"]["recovered"]
+            series.setdefault(f"{name}, control", []).append((attack[key], of_control))
+    return {
+        name: tuple(map(list, zip(*sorted(points, key=lambda p: p[0]), strict=True)))
+        for name, points in series.items()
+    }
