@@ -211,8 +211,8 @@ def _over_rounds(
         metric: figures.curves(series_of(rows, arms, metric), label)
         for metric, label in (
             ("task_accuracy", "accuracy, all keys"),
-            ("own_accuracy_least", "least participant's accuracy, own keys"),
-            ("attack_loss", "mean of -score of the fakes with the guess"),
+            ("own_accuracy_least", "least accuracy, own keys"),
+            ("attack_loss", "-score of fakes, guessed key"),
         )
     }
     taken = snapshots.load_snapshots(directory)
