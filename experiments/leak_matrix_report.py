@@ -7,7 +7,8 @@ from experiments.leak_matrix_cells import NO_DEFENCE, Measure
 from experiments.leak_matrix_program import Status, run_directory
 from tff_leak.report import figures, html
 from tff_leak.report.html import PARTIAL_FROM
-from tff_leak.report.results_tables import code_text, interval_text
+from tff_leak.report.results_tables import code_text
+from tff_leak.report.tables import interval_text
 from tff_leak.runtime.run_directory import RunDirectory
 
 ACCURACY_LOSS = 0.05

@@ -13,14 +13,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tff_leak.errors import InputError
-from tff_leak.report.results_tables import (
-    above_control,
+from tff_leak.report.key_tables import above_control, shared_class_scores
+from tff_leak.report.results_tables import reached_text
+from tff_leak.report.tables import (
     interval_text,
     mean_of,
     over_seeds,
-    reached_text,
     recovered_by_seed,
-    shared_class_scores,
     shared_targets,
     table,
 )

@@ -16,17 +16,17 @@ from types import MappingProxyType
 
 from tff_leak.errors import InputError
 from tff_leak.report.claims import Claim, claims_tables
+from tff_leak.report.key_tables import key_protected
 from tff_leak.report.results_tables import (
     client_gan,
     dssgd,
-    key_protected,
     leak_matrix,
     model_inversion,
     overview_row,
-    server_gan,
-    table,
     update_attacks,
 )
+from tff_leak.report.server_gan_tables import server_gan
+from tff_leak.report.tables import table
 
 _HEAD = """# Results
 

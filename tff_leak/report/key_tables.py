@@ -1,0 +1,216 @@
+"""The tables of runs of `run_key_protected` in `docs/results.md`."""
+
+from collections.abc import Mapping, Sequence
+
+from tff_leak.report.tables import (
+    LATE,
+    UNMEASURED,
+    mean_of,
+    or_unmeasured,
+    over_seeds,
+    seconds_text,
+    sparse_table,
+    target_figures,
+    without_empty,
+)
+
+# Where everybody was first trained (experiments/key_snapshots.py).
+_STOP = {
+    "stop_recovered": "recovered, all just trained",
+    "stop_judge_share": "judge share, all just trained",
+}
+_STOP_ROUND = "pictures of round, all just trained"
+
+
+def key_protected(summaries: Sequence[Mapping]) -> str:
+    """Returns the table, and with several seeds intervals, of `run_key_protected`."""
+    study = summaries[0]["study"]
+    if study == "attack":
+        rows = [
+            _key_attack_row(summary, attack, one)
+            for summary in summaries
+            for attack in summary["attacks"]
+            for one in attack["targets"]
+        ]
+        rows = without_empty(or_unmeasured(rows, (LATE, *_STOP.values(), _STOP_ROUND)))
+        return sparse_table(rows) + _key_intervals(summaries)
+    found = "accuracy" if study == "accuracy" else "keys"
+    rows = [
+        {"seed": summary["seed"]} | _key_figures(one)
+        for summary in summaries
+        for one in summary[found]
+    ]
+    lines = ""
+    if study == "accuracy":
+        by_dimension: dict[int, list[float]] = {}
+        for summary in summaries:
+            for one in summary["accuracy"]:
+                known = by_dimension.setdefault(one["dimension"], [])
+                known.append(one["participant_accuracy"])
+        lines = "".join(
+            f"\nmean participant accuracy, d = {d}: {over_seeds(values, 4)}.\n"
+            for d, values in by_dimension.items()
+        )
+    elif len(summaries) > 1:
+        lines = f"\n{sparse_table(_keys_over_seeds(summaries))}"
+    return sparse_table(rows) + lines
+
+
+def _keys_over_seeds(summaries: Sequence[Mapping]) -> list[dict[str, object]]:
+    """Figures of keys alone, a row a distribution and dimension, over seeds."""
+    values: dict[tuple, dict[str, list[float]]] = {}
+    for summary in summaries:
+        for row in summary["keys"]:
+            setting = row["distribution"], row["dimension"]
+            of_setting = values.setdefault(setting, {})
+            for name, value in row.items():
+                if isinstance(value, float):
+                    of_setting.setdefault(name, []).append(value)
+    return [
+        {"distribution": distribution, "dimension": dimension}
+        | {name.replace("_", " "): over_seeds(of, 4) for name, of in figures.items()}
+        for (distribution, dimension), figures in values.items()
+    ]
+
+
+def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
+    """One attack on one target; without a target on the class that it shows best."""
+    row = {
+        "seed": summary["seed"],
+        "guess": attack["guess"],
+        "d": attack["dimension"],
+    } | target_figures(one)
+    people = (attack.get("identity") or {}).get("pooled")
+    if people:
+        row["right person nearest"] = people["attack"]
+        row["control's right person"] = people["control"]
+    row |= _late_of_key(attack, one) | _largest_of_classes(attack)
+    if "trained_round" in attack:
+        row["first round with all trained"] = attack["trained_round"] or "not yet"
+    if "stop_round" in attack:
+        row[_STOP_ROUND] = attack["stop_round"] or "not yet"
+    [near] = [o for o in attack["overlap"] if o["adversary"] == one["adversary"]]
+    fellow = near.get("fellow") or {"product": "", "class": ""}
+    return row | {
+        "product with nearest key": near["product"],
+        "its class": near["class"],
+        "next one's": near.get("rival", UNMEASURED),
+        "product with another attacker's": fellow["product"],
+        "that one's class": fellow["class"],
+        "generator's steps a turn": attack.get("generator_steps", UNMEASURED),
+        "control's steps": _not_run(attack.get("control_generator_steps", UNMEASURED)),
+        "accuracy, all keys": attack["task_accuracy"],
+        "own keys": attack["own_accuracy"],
+        "rounds": summary["rounds"],
+        "seconds": seconds_text(summary["seconds"]),
+    }
+
+
+def _late_of_key(attack: Mapping, one: Mapping) -> dict[str, object]:
+    """The figures before the last round, and the control's."""
+    row: dict[str, object] = {}
+    for figure, name in ({"late_recovered": LATE} | _STOP).items():
+        found = one.get(figure)
+        if found is None:
+            continue
+        largest = attack["largest"]
+        if largest is not None:
+            ran = {arm: of for arm, of in largest.items() if of is not None}
+            found = {arm: of[figure] for arm, of in ran.items()}
+        if figure in _STOP and attack["stop_round"] is None:
+            found = dict.fromkeys(one["late_recovered"], "not yet")
+        row[name] = found["attack"]
+        row[f"control's {name}"] = found.get("control", "not run")
+    return row
+
+
+def _largest_of_classes(attack: Mapping) -> dict[str, object]:
+    """What an attack without a target shows of any class; empty of one with a target.
+
+    The class that it shows best, and all that it shows: the judge may name a class of
+    other adversaries, who keep their data in the control unless everybody attacks.
+    """
+    largest = attack["largest"] or {"attack": {}, "control": {}}
+    row: dict[str, object] = {}
+    columns = {"recovered": "recovered", "judge share": "judge_share_largest"}
+    for text, key in columns.items():
+        for owner, kind in (("", "attack"), ("control's ", "control")):
+            figures = largest[kind]
+            found = "not run" if figures is None else figures.get(key, "")
+            row[f"{owner}{text}, largest of classes"] = found
+    pairs = "{reached_pairs} of {pairs}"
+    counted = largest["attack"].get("pairs")
+    row["reached, pairs"] = pairs.format(**largest["attack"]) if counted else ""
+    elsewhere = attack.get("elsewhere") or {}
+    for owner, kind in (("", "attack"), ("control's ", "control")):
+        figures = elsewhere.get(kind, {"judge_share": ""})
+        share = "not run" if figures is None else figures["judge_share"]
+        row[f"{owner}judge share, any class"] = share
+    return row
+
+
+def _not_run(value: object) -> object:
+    return "not run" if value is None else value
+
+
+def _key_figures(one: Mapping) -> dict[str, object]:
+    """The figures of one dimension, four digits of accuracies."""
+    return {
+        name.replace("_", " "): f"{value:.4f}" if isinstance(value, float) else value
+        for name, value in one.items()
+        if name != "class_scores"
+    } | _shared_scores(one.get("class_scores", []))
+
+
+def shared_class_scores(rows: Sequence[Mapping]) -> list[float]:
+    """Returns the scores of classes with several keys, each with its own ones."""
+    return [value for row in rows if len(row["own"]) > 1 for value in row["own"]]
+
+
+def _shared_scores(rows: Sequence[Mapping]) -> dict[str, object]:
+    """Of classes that participants share: the mean score with each of their keys."""
+    shared = shared_class_scores(rows)
+    if not shared:
+        return {}
+    others = [row["others"] for row in rows if len(row["own"]) > 1]
+    return {
+        "shared classes' scores, mean": mean_of(shared),
+        "least": min(shared),
+        "with another key, largest": max(others),
+    }
+
+
+def _key_intervals(summaries: Sequence[Mapping]) -> str:
+    """`recovered` over seeds, for each guess, key size and set of targets."""
+    values: dict[str, list[float | None]] = {}
+    for summary in summaries:
+        for attack in summary["attacks"]:
+            name = f"{attack['guess']}, d = {attack['dimension']}"
+            if attack["largest"] is None:
+                name += _target_list(attack["pooled"]["targets"])
+                values.setdefault(name, []).append(attack["pooled"]["recovered"])
+                continue
+            for kind, found in attack["largest"].items():
+                if found is not None:
+                    line = f"{name}, {kind}, largest of classes"
+                    values.setdefault(line, []).append(found["recovered"])
+            if attack["largest"]["control"] is not None:
+                line = f"{name}, attack less control of the same seed"
+                values.setdefault(line, []).append(above_control(attack["largest"]))
+    return "".join(
+        f"\nrecovered, {name}: {over_seeds(found)}.\n" for name, found in values.items()
+    )
+
+
+def above_control(largest: Mapping[str, Mapping]) -> float | None:
+    """Returns by how much an attack without a target is above its control.
+
+    Both have the same seed, so that over seeds this has an interval of its own, which
+    two intervals that overlap do not tell.
+    """
+    attack, control = (largest[name]["recovered"] for name in ("attack", "control"))
+    return None if attack is None or control is None else attack - control
+
+
+def _target_list(targets: Sequence[int]) -> str:
+    return f", target {', '.join(str(target) for target in dict.fromkeys(targets))}"
