@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 
 from experiments import key_comparison
+from experiments.federation import Federation
 from experiments.key_guesses import KNOWN
 from experiments.key_protected_evaluation import Evaluation, participant_accuracies
-from experiments.key_protected_program import Data, Experiment, Study
+from experiments.key_protected_program import (
+    Data,
+    Experiment,
+    Study,
+    unknown_classes,
+)
 from experiments.report_parts import figures_section, metrics_rows, nouns_of, series_of
 from tff_leak.metrics.similarity import nearest
 from tff_leak.report import figures, html
@@ -18,6 +24,8 @@ from tff_leak.runtime.run_directory import RunDirectory
 
 _SHOWN = 12
 _COLUMNS = 20
+# From this share on the judge names a class for most of an adversary's pictures.
+_MOST = 0.5
 
 
 def write_report(
@@ -42,6 +50,11 @@ def _attack_report(
     nouns = nouns_of(data.source)
     text, kind = html.verdict(first["pooled"], nouns=nouns)
     opening, *rest = text.split("\n\n")
+    finding = f"{opening} {_which(attacks, first)}"
+    unscored = _of_other_adversaries(attacks, data.federation, nouns[0])
+    if unscored:
+        finding = f"{finding} {unscored}"
+        kind = "partial" if kind == "none" else kind
     sections = [
         _overview(experiment, evaluation, directory),
         key_comparison.pictures_compared(attacks, directory),
@@ -54,7 +67,7 @@ def _attack_report(
     ]
     return html.Report(
         title=f"Class keys under attack on {_name(data)}",
-        verdict="\n\n".join([f"{opening} {_which(attacks, first)}", *rest]),
+        verdict="\n\n".join([finding, *rest]),
         verdict_good=kind,
         facts=_attack_facts(evaluation.summary, first),
         sections=sections,
@@ -97,6 +110,40 @@ def _which(attacks: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> st
     if len(attacks) == 1:
         return f"It was {told}"
     return f"This is the strongest of {len(attacks)}, all {told}"
+
+
+def _of_other_adversaries(
+    attacks: Sequence[Mapping[str, Any]], federation: Federation, noun: str
+) -> str:
+    """What attacks without the key show of other adversaries, whom no score counts.
+
+    Beside somebody honest other adversaries keep their data in the control, so that
+    there is none of their classes; that the pictures show one is a leak all the same.
+
+    Returns:
+      A sentence on the attack for which the judge names such a class most; empty where
+      it does so for less than `_MOST` of an adversary's pictures.
+    """
+    scored = unknown_classes(federation)
+    named = [
+        (attack["elsewhere"]["attack"], attack["elsewhere"]["control"], attack)
+        for attack in attacks
+        if _is_unaided(attack) and attack["elsewhere"]["attack"] is not None
+    ]
+    worst = max(
+        (one for one in named if (one[0]["adversary"], one[0]["class"]) not in scored),
+        key=lambda one: one[0]["judge_share"],
+        default=None,
+    )
+    if worst is None or worst[0]["judge_share"] < _MOST:
+        return ""
+    found, control, attack = worst
+    alone = f"; in the control {control['judge_share']:.0%}" if control else ""
+    return (
+        f"But the judge takes {found['judge_share']:.0%} of the pictures of adversary "
+        f"{found['adversary']} for the {noun} {found['class']}, which another "
+        f"adversary holds and no score counts ({key_comparison.title(attack)}{alone})."
+    )
 
 
 def _is_unaided(attack: Mapping[str, Any]) -> bool:

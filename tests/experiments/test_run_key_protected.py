@@ -353,6 +353,32 @@ def test_the_verdict_is_of_the_strongest_attack_without_the_key():
     assert key_protected_report._strongest([attack("0.5", 0, 1.0, 0.5), known]) is known
 
 
+def test_the_verdict_tells_of_what_other_adversaries_hold():
+    def attack(label, share, guess="random", control=0.25, adversary=1):
+        found = {"adversary": adversary, "class": label, "judge_share": share}
+        alone = None if control is None else found | {"judge_share": control}
+        elsewhere = {"attack": found, "control": alone}
+        attack = {"guess": guess, "distance": None, "dimension": 64}
+        return attack | {"elsewhere": elsewhere}
+
+    def said(*attacks):
+        return key_protected_report._of_other_adversaries(attacks, federation, "digit")
+
+    # Participant 0 is honest; 1 and 2 attack.
+    federation = _data("0-1;1-2;2-3", (1, 2), (0, 0)).federation
+    text = said(attack(3, 0.76), attack(3, 0.6, "drift:2"))
+    assert "takes 76% of the pictures of adversary 1 for the digit 3" in text
+    assert "(random, d = 64; in the control 25%)" in text
+    assert said(attack(3, 0.6, control=None)).endswith("(random, d = 64).")
+    # Too few; a class of somebody honest, which is scored; who has the key.
+    assert said(attack(3, 0.4)) == said(attack(0, 0.9)) == ""
+    assert said(attack(3, 0.9, "known")) == said() == ""
+    # What is scored of one adversary hides nothing of another.
+    assert "adversary 2 for the digit 1" not in said(attack(1, 0.9, adversary=2))
+    both = said(attack(0, 0.9), attack(3, 0.5, "drift:2"))
+    assert "50%" in both and "drift:2" in both
+
+
 def test_the_verdict_says_whose_it_is():
     def attack(guess, distance=None):
         largest = {"attack": {"reached_pairs": 1, "pairs": 5}}
