@@ -199,8 +199,7 @@ def _pictures(
     """The first samples of an attack and its control, nearest private images above."""
     controls = experiment.federations[attack["arm"]].controls
     pictures = []
-    for one in attack["targets"]:
-        target, number = one["target"], one["adversary"]
+    for number, target in _shown_by(attack):
         name = experiment.data.source.class_names[target]
         for arm in filter(None, (attack["arm"], controls.get(number))):
             images = evaluation.drawn[arm][number][:_SHOWN]
@@ -211,26 +210,35 @@ def _pictures(
             caption = f"{kind}, adversary {number}, scored as {name}"
             pictures.append((caption, figures.png(drawn)))
     text = (
-        "Lower rows: the first samples that the generator drew, not selected. Upper "
-        "rows: the victim's image nearest to each in L1; in the control the image that "
-        "the victim would have held."
+        "Lower rows: the first samples that each adversary's generator drew, not "
+        "selected. Upper rows: the victim's image nearest to each in L1; in the "
+        "control the image that the victim would have held. Without a target it is of "
+        "the class that this adversary's pictures show best."
     )
     return html.Section(key_comparison.title(attack), text, figures=pictures, wide=True)
 
 
 def _every_picture(experiment: Experiment, evaluation: Evaluation) -> html.Section:
-    """All samples of the attacks' shown adversaries, so that none is hidden."""
+    """All samples of all adversaries, so that none is hidden."""
     pictures = []
     for attack in evaluation.summary["attacks"]:
-        for one in attack["targets"]:
-            images = evaluation.drawn[attack["arm"]][one["adversary"]]
+        for number, target in _shown_by(attack):
+            images = evaluation.drawn[attack["arm"]][number]
             for start in range(0, len(images), _COLUMNS):
                 shown = images[start : start + _COLUMNS]
-                drawn = _grid(experiment.data, evaluation, one["target"], shown)
-                caption = f"{key_comparison.title(attack)}, samples from {start + 1}"
+                drawn = _grid(experiment.data, evaluation, target, shown)
+                whose = f"{key_comparison.title(attack)}, adversary {number}"
+                caption = f"{whose}, samples from {start + 1}"
                 pictures.append((caption, figures.png(drawn)))
     text = "All samples that the figures were computed from, in the order drawn."
     return html.Section("Every reconstruction", text, figures=pictures, wide=True)
+
+
+def _shown_by(attack: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Each adversary, and its target or the class that its pictures show best."""
+    if attack["largest"]:
+        return [(one["adversary"], one["class"]) for one in attack["by_adversary"]]
+    return [(one["adversary"], one["target"]) for one in attack["targets"]]
 
 
 def _grid(data: Data, evaluation: Evaluation, target: int, images: np.ndarray) -> Any:

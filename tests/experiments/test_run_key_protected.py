@@ -946,6 +946,11 @@ def test_where_everybody_attacks_each_is_a_victim_with_a_control_of_its_own(tmp_
     claimed = kept.labels[36::12].tolist(), kept.clients[36::12].tolist()
     for number, (label, owner) in enumerate(zip(*claimed, strict=True)):
         assert (number, label) in pairs and owner == data.federation.victim(label)
+    # The report hides nobody's pictures.
+    names = {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")}
+    for number, label in enumerate(claimed[0]):
+        assert f"random_d8_{number}_{label}" in names
+        assert f"control_random_d8_{number}_{number}_{label}" in names
 
     # Each is compared with its own control.
     shades = [
