@@ -18,8 +18,9 @@ _SHOWN_TEXT = (
     "Reached are then so many of all pairs of an adversary and a class that it does "
     "not hold, of honest participants (of others).\n\n"
     "Judge share, any class: of the class that the judge names most among all that the "
-    "adversary does not hold itself; of other adversaries' classes there is no control "
-    "as long as somebody is honest: these keep theirs in the control."
+    "adversary does not hold itself (the class); in the control the same, of whichever "
+    "class that is. Of other adversaries' classes there is no control as long as "
+    "somebody is honest: these keep theirs in the control."
 )
 
 _COURSE_TEXT = (
@@ -28,7 +29,8 @@ _COURSE_TEXT = (
     "with all trained: that after which everybody has 97% on held-out pictures of its "
     "own classes; a later one may have less. Figure 6 of the paper stops there (97% on "
     "local data). All just trained: of the first pictures that were kept once this was "
-    "so in every attack with keys of this size."
+    "so in all attacks with keys of this size in which it ever is, so that they can be "
+    "compared: that may be many rounds after it was so in one of them."
 )
 
 _KEYS_TEXT = (
@@ -172,8 +174,10 @@ def _elsewhere(attack: Mapping[str, Any]) -> str:
     found, control = attack["elsewhere"]["attack"], attack["elsewhere"]["control"]
     if not found:
         return ""
-    alone = f"{control['judge_share']:.2f}" if control else "not run"
-    return f"{found['judge_share']:.2f} ({found['class']}; in the control {alone})"
+    alone = "not run"
+    if control:
+        alone = f"{control['judge_share']:.2f} ({control['class']})"
+    return f"{found['judge_share']:.2f} ({found['class']}); in the control {alone}"
 
 
 def _curves(

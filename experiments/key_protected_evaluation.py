@@ -11,8 +11,9 @@ all others' classes count, and in an adversary's control nobody else has data.
 
 import csv
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -241,7 +242,8 @@ def _stop_rounds(
     """The snapshot of each attack that stands for the end of the paper's training.
 
     All attacks of one key size have the same, so that they can be compared: the first
-    from the round on in which the last of them is trained. One that never is has none.
+    from the round on in which the last of them is trained, which may be many rounds
+    after others were. One that never is has none, and is not waited for.
     """
     attacks = [arm for arm in experiment.federations.values() if not arm.is_control]
     latest: dict[int, int] = {}
@@ -338,12 +340,13 @@ def _score(
     # Each by itself: pooled figures of the best are then of the same draws.
     apart = [instruments.evaluate([one]) for one in inputs]
     best, shown = _best_shown(with_snapshots([one["targets"][0] for one in apart]))
-    drew = {"attack": drawn[arm.name], "control": controls}
+    named = functools.partial(_elsewhere, federation, judge=instruments.judge)
     return shown | {
         "pooled": apart[best]["pooled"],
         "elsewhere": {
-            name: _elsewhere(federation, samples, instruments.judge)
-            for name, samples in drew.items()
+            "attack": named(drawn[arm.name]),
+            "control": named(controls),
+            "unscored": named(drawn[arm.name], scored=entries),
         },
         "identity": _identity_of_best(data, inputs, shown["largest"], window),
     }
@@ -408,9 +411,19 @@ def _by_adversary(targets: Sequence[Mapping]) -> list[dict[str, Any]]:
 
 
 def _elsewhere(
-    federation: Federation, samples: Mapping[int, np.ndarray], judge: Judge
+    federation: Federation,
+    samples: Mapping[int, np.ndarray],
+    *,
+    judge: Judge,
+    scored: Collection[tuple[int, int]] = (),
 ) -> dict[str, Any] | None:
     """What the judge says that adversaries' pictures show of others' classes.
+
+    Args:
+      federation: of the run.
+      samples: pictures by adversary, `[n, H, W, C]`.
+      judge: of the run.
+      scored: adversaries and classes to leave out, as they have scores.
 
     Returns:
       The largest share of one adversary's pictures that the judge takes for one class
@@ -432,6 +445,7 @@ def _elsewhere(
                 "judge_share": float(np.mean(answers == label)),
             }
             for label in others
+            if (adversary, label) not in scored
         ]
     return max(rows, key=lambda row: row["judge_share"], default=None)
 

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 
 from experiments import key_comparison
-from experiments.federation import Federation
 from experiments.key_guesses import KNOWN
 from experiments.key_protected_evaluation import Evaluation, participant_accuracies
 from experiments.key_protected_program import (
     Data,
     Experiment,
     Study,
-    unknown_classes,
 )
 from experiments.report_parts import figures_section, metrics_rows, nouns_of, series_of
 from tff_leak.metrics.similarity import nearest
@@ -51,7 +49,7 @@ def _attack_report(
     text, kind = html.verdict(first["pooled"], nouns=nouns)
     opening, *rest = text.split("\n\n")
     finding = f"{opening} {_which(attacks, first)}"
-    unscored = _of_other_adversaries(attacks, data.federation, nouns[0])
+    unscored = _of_other_adversaries(attacks, nouns[0])
     if unscored:
         finding = f"{finding} {unscored}"
         kind = "partial" if kind == "none" else kind
@@ -112,9 +110,7 @@ def _which(attacks: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> st
     return f"This is the strongest of {len(attacks)}, all {told}"
 
 
-def _of_other_adversaries(
-    attacks: Sequence[Mapping[str, Any]], federation: Federation, noun: str
-) -> str:
+def _of_other_adversaries(attacks: Sequence[Mapping[str, Any]], noun: str) -> str:
     """What attacks without the key show of other adversaries, whom no score counts.
 
     Beside somebody honest other adversaries keep their data in the control, so that
@@ -124,25 +120,19 @@ def _of_other_adversaries(
       A sentence on the attack for which the judge names such a class most; empty where
       it does so for less than `_MOST` of an adversary's pictures.
     """
-    scored = unknown_classes(federation)
     named = [
-        (attack["elsewhere"]["attack"], attack["elsewhere"]["control"], attack)
+        (attack["elsewhere"]["unscored"], attack)
         for attack in attacks
-        if _is_unaided(attack) and attack["elsewhere"]["attack"] is not None
+        if _is_unaided(attack) and attack["elsewhere"]["unscored"] is not None
     ]
-    worst = max(
-        (one for one in named if (one[0]["adversary"], one[0]["class"]) not in scored),
-        key=lambda one: one[0]["judge_share"],
-        default=None,
-    )
+    worst = max(named, key=lambda one: one[0]["judge_share"], default=None)
     if worst is None or worst[0]["judge_share"] < _MOST:
         return ""
-    found, control, attack = worst
-    alone = f"; in the control {control['judge_share']:.0%}" if control else ""
+    found, attack = worst
     return (
         f"But the judge takes {found['judge_share']:.0%} of the pictures of adversary "
         f"{found['adversary']} for the {noun} {found['class']}, which another "
-        f"adversary holds and no score counts ({key_comparison.title(attack)}{alone})."
+        f"adversary holds and no score counts ({key_comparison.title(attack)})."
     )
 
 

@@ -7,8 +7,8 @@ luck. As for attacks on classes without keys (`client_gan_curves`) there is so
 
 Figure 6 of the paper is not of a number of rounds: training stops there once everybody
 has 97% on its local data (section 5.4). Runs here go on. What there was at the first
-snapshot once everybody has had 97%, on held-out pictures of its own classes and in
-every attack with keys of this size, is
+snapshot once everybody has had 97%, on held-out pictures of its own classes and in all
+attacks with keys of this size in which that ever is so, is
 
     stop_recovered, stop_judge_share = those of that snapshot's pictures.
 

@@ -43,11 +43,13 @@ def _attack(guess="known", dimension=64, **changed):
 def _without_target(**changed):
     best = {"recovered": -0.1, "late_recovered": -0.2, "stop_recovered": -0.3}
     best |= {"stop_judge_share": 0.025, "reached_pairs": 2, "pairs": 8}
+    control = {"recovered": -0.4, "late_recovered": -0.5, "stop_recovered": -0.6}
+    control |= {"stop_judge_share": 0.0}
     named = {"class": 5, "judge_share": 0.5}
     return _attack(
         "random",
-        largest={"attack": best, "control": best | {"recovered": -0.4}},
-        elsewhere={"attack": named, "control": named | {"judge_share": 0.25}},
+        largest={"attack": best, "control": control},
+        elsewhere={"attack": named, "control": {"class": 4, "judge_share": 0.25}},
         **changed,
     )
 
@@ -80,7 +82,7 @@ def test_what_pictures_show(directory):
     }
     assert random["reached"] == "2 of 8"
     assert (random["recovered, largest"], random["control's, largest"]) == (-0.1, -0.4)
-    assert random["judge share, any class"] == "0.50 (5; in the control 0.25)"
+    assert random["judge share, any class"] == "0.50 (5); in the control 0.25 (4)"
 
 
 def test_whom_faces_show(directory):
@@ -109,6 +111,9 @@ def test_what_pictures_showed_before():
     assert random["recovered, last half"] == -0.2
     assert random["recovered, all just trained"] == -0.3
     assert random["judge share, all just trained"] == 0.025
+    assert random["control's recovered, last half"] == -0.5
+    assert random["control's recovered, all just trained"] == -0.6
+    assert random["control's judge share, all just trained"] == 0.0
     assert random["all just trained: pictures of round"] == 20
 
 

@@ -354,29 +354,44 @@ def test_the_verdict_is_of_the_strongest_attack_without_the_key():
 
 
 def test_the_verdict_tells_of_what_other_adversaries_hold():
-    def attack(label, share, guess="random", control=0.25, adversary=1):
-        found = {"adversary": adversary, "class": label, "judge_share": share}
-        alone = None if control is None else found | {"judge_share": control}
-        elsewhere = {"attack": found, "control": alone}
+    def attack(label, share, guess="random"):
+        found = {"adversary": 1, "class": label, "judge_share": share}
         attack = {"guess": guess, "distance": None, "dimension": 64}
-        return attack | {"elsewhere": elsewhere}
+        return attack | {"elsewhere": {"unscored": found}}
 
     def said(*attacks):
-        return key_protected_report._of_other_adversaries(attacks, federation, "digit")
+        return key_protected_report._of_other_adversaries(attacks, "digit")
 
-    # Participant 0 is honest; 1 and 2 attack.
-    federation = _data("0-1;1-2;2-3", (1, 2), (0, 0)).federation
     text = said(attack(3, 0.76), attack(3, 0.6, "drift:2"))
     assert "takes 76% of the pictures of adversary 1 for the digit 3" in text
-    assert "(random, d = 64; in the control 25%)" in text
-    assert said(attack(3, 0.6, control=None)).endswith("(random, d = 64).")
-    # Too few; a class of somebody honest, which is scored; who has the key.
-    assert said(attack(3, 0.4)) == said(attack(0, 0.9)) == ""
-    assert said(attack(3, 0.9, "known")) == said() == ""
-    # What is scored of one adversary hides nothing of another.
-    assert "adversary 2 for the digit 1" not in said(attack(1, 0.9, adversary=2))
-    both = said(attack(0, 0.9), attack(3, 0.5, "drift:2"))
-    assert "50%" in both and "drift:2" in both
+    assert text.endswith("(random, d = 64).")
+    # Too few; who has the key; nobody holds such a class.
+    assert said(attack(3, 0.4)) == said(attack(3, 0.9, "known")) == said() == ""
+    assert said(attack(3, 0.4) | {"elsewhere": {"unscored": None}}) == ""
+
+
+def test_what_the_judge_names_of_others_with_and_without_what_is_scored():
+    # Participant 0 is honest; 1 and 2 attack.
+    federation = _data("0-1;1-2;2-3", (1, 2), (0, 0)).federation
+    images = np.zeros([10, 16, 16, 1], np.float32)
+
+    class Sure:
+        """Six pictures are 0s, four are 3s."""
+
+        def features(self, images):
+            return images
+
+        def all_probabilities(self, features):
+            return np.eye(5)[6 * [0] + 4 * [3]]
+
+    scored = program.unknown_classes(federation)
+    found = evaluation._elsewhere(federation, {1: images}, judge=Sure())
+    assert found == {"adversary": 1, "class": 0, "judge_share": 0.6}
+    found = evaluation._elsewhere(federation, {1: images}, judge=Sure(), scored=scored)
+    assert found == {"adversary": 1, "class": 3, "judge_share": 0.4}
+    # All that the second attacker lacks is held by somebody honest.
+    found = evaluation._elsewhere(federation, {2: images}, judge=Sure(), scored=scored)
+    assert found is None
 
 
 def test_the_verdict_says_whose_it_is():
@@ -489,9 +504,9 @@ def test_pictures_of_another_adversarys_classes_are_told():
         1: np.array([[2.0], [2], [3], [3], [0]]),  # its own do not count
         2: np.array([[1.0], [9], [9], [9], [9]]),  # those of shade 9 would be of 0
     }
-    found = evaluation._elsewhere(federation, samples, ByShade())
+    found = evaluation._elsewhere(federation, samples, judge=ByShade())
     assert found == {"adversary": 1, "class": 3, "judge_share": 0.4}
-    assert evaluation._elsewhere(federation, {}, ByShade()) is None
+    assert evaluation._elsewhere(federation, {}, judge=ByShade()) is None
 
 
 def test_faces_are_asked_whom_they_show():
@@ -901,6 +916,26 @@ def test_two_adversaries_each_with_a_key_and_pictures_of_its_own(tmp_path):
     assert held[0] == set()
 
 
+def _check_that_others_are_told(experiment, found, path):
+    """A leak that no score counts is one, in what is printed and in the report."""
+    told = "But it draws others."
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        RunDirectory.open(path, {"test": True}) as directory,
+    ):
+        report = functools.partial(
+            key_protected_report._attack_report, experiment, found, directory
+        )
+        verdict = ("text of the figures", "none")
+        patch.setattr(key_protected_report.html, "verdict", lambda *a, **k: verdict)
+        assert report().verdict_good == "none"
+        patch.setattr(
+            key_protected_report, "_of_other_adversaries", lambda *others: told
+        )
+        assert report().verdict.split("\n\n")[0].endswith(told)
+        assert report().verdict_good == "partial"
+
+
 def test_where_everybody_attacks_each_is_a_victim_with_a_control_of_its_own(tmp_path):
     """As in figure 6 of the paper, where nobody is honest."""
     data = _data("0-1;2-3;4,0", (0, 1, 2), (2, 4, 3), classes=5, all_may_attack=True)
@@ -946,6 +981,7 @@ def test_where_everybody_attacks_each_is_a_victim_with_a_control_of_its_own(tmp_
     claimed = kept.labels[36::12].tolist(), kept.clients[36::12].tolist()
     for number, (label, owner) in enumerate(zip(*claimed, strict=True)):
         assert (number, label) in pairs and owner == data.federation.victim(label)
+    _check_that_others_are_told(experiment, found, tmp_path / "run")
     # The report hides nobody's pictures.
     names = {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")}
     for number, label in enumerate(claimed[0]):

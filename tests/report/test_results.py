@@ -194,7 +194,9 @@ def test_what_keys_gave_when_all_were_just_trained(tmp_path):
     known = _key_attack("known", **stop) | {"stop_round": 20}
     shown = {"recovered": -0.2, "judge_share_largest": 0.0, "late_recovered": -0.1}
     shown |= {"stop_recovered": -0.3, "stop_judge_share": 0.05}
-    largest = {"attack": shown | {"reached_pairs": 0, "pairs": 8}, "control": shown}
+    control = {"recovered": -0.4, "judge_share_largest": 0.01, "late_recovered": -0.5}
+    control |= {"stop_recovered": -0.6, "stop_judge_share": 0.02}
+    largest = {"attack": shown | {"reached_pairs": 0, "pairs": 8}, "control": control}
     # Its rows are the largest of all classes, whatever the class shown has.
     random = _key_attack("random", largest, **stop) | {"stop_round": 30}
     never = _key_attack("random") | {"stop_round": None}
@@ -205,9 +207,9 @@ def test_what_keys_gave_when_all_were_just_trained(tmp_path):
     for name, found in (
         ("pictures of round, all just trained", ["20", "30", "not yet"]),
         ("recovered, all just trained", ["0.250", "-0.300", "not yet"]),
-        ("control's recovered, all just trained", ["not run", "-0.300", "not run"]),
+        ("control's recovered, all just trained", ["not run", "-0.600", "not run"]),
         ("judge share, all just trained", ["0.500", "0.050", "not yet"]),
-        ("control's judge share, all just trained", ["not run", "0.050", "not run"]),
+        ("control's judge share, all just trained", ["not run", "0.020", "not run"]),
     ):
         assert [row[name] for row in rows] == found
 
