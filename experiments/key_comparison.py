@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tff_leak.report import figures, html
+from tff_leak.report.key_tables import before_the_end
 from tff_leak.runtime.run_directory import RunDirectory
 
 _SHOWN_TEXT = (
@@ -120,17 +121,16 @@ def _shown(attack: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _course(attack: Mapping[str, Any]) -> dict[str, object]:
-    row: dict[str, object] = _before_the_end(
-        attack, "late_recovered", "recovered, last half"
-    )
-    row["first round with all trained"] = attack["trained_round"] or "not yet"
-    row["all just trained: pictures of round"] = attack["stop_round"] or "not yet"
-    for figure, name in (
-        ("stop_recovered", "recovered, all just trained"),
-        ("stop_judge_share", "judge share, all just trained"),
-    ):
-        row |= _before_the_end(attack, figure, name)
-    return row
+    def figure(key, name):
+        return before_the_end(attack, attack["pooled"], key, name)
+
+    return {
+        **figure("late_recovered", "recovered, last half"),
+        "first round with all trained": attack["trained_round"] or "not yet",
+        "all just trained: pictures of round": attack["stop_round"] or "not yet",
+        **figure("stop_recovered", "recovered, all just trained"),
+        **figure("stop_judge_share", "judge share, all just trained"),
+    }
 
 
 def _circumstances(attack: Mapping[str, Any]) -> dict[str, object]:
@@ -149,21 +149,6 @@ def _circumstances(attack: Mapping[str, Any]) -> dict[str, object]:
         "generator's steps a turn": attack["generator_steps"],
         "control's steps": "not run" if steps is None else steps,
     }
-
-
-def _before_the_end(
-    attack: Mapping[str, Any], figure: str, name: str
-) -> dict[str, object]:
-    """A figure of snapshots (`key_snapshots`), and the control's."""
-    largest = attack["largest"]
-    if largest:
-        ran = {arm: one for arm, one in largest.items() if one is not None}
-        found = {arm: one[figure] for arm, one in ran.items()}
-    else:
-        found = attack["pooled"][figure]
-    if figure.startswith("stop") and attack["stop_round"] is None:
-        found = dict.fromkeys(attack["targets"][0]["late_ssim"], "not yet")
-    return {name: found["attack"], f"control's {name}": found.get("control", "not run")}
 
 
 def _of_control(figures_of: Mapping[str, Any] | None, name: str) -> object:

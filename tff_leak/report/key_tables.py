@@ -110,18 +110,30 @@ def _late_of_key(attack: Mapping, one: Mapping) -> dict[str, object]:
     """The figures before the last round, and the control's."""
     row: dict[str, object] = {}
     for figure, name in ({"late_recovered": LATE} | _STOP).items():
-        found = one.get(figure)
-        if found is None:
-            continue
-        largest = attack["largest"]
-        if largest is not None:
-            ran = {arm: of for arm, of in largest.items() if of is not None}
-            found = {arm: of[figure] for arm, of in ran.items()}
-        if figure in _STOP and attack["stop_round"] is None:
-            found = dict.fromkeys(one["late_recovered"], "not yet")
-        row[name] = found["attack"]
-        row[f"control's {name}"] = found.get("control", "not run")
+        if figure in one:  # Runs of before it was measured do not have it.
+            row |= before_the_end(attack, one, figure, name)
     return row
+
+
+def before_the_end(
+    attack: Mapping, one: Mapping, figure: str, name: str
+) -> dict[str, object]:
+    """Returns a figure of snapshots, and the control's, by column.
+
+    Args:
+      attack: as in `summary.json`; without a target its largest figures count.
+      one: of `attack` a target, or all pooled; for an attack with a target.
+      figure: `late_recovered`, `stop_recovered` or `stop_judge_share`.
+      name: of the column.
+    """
+    if attack["largest"]:
+        ran = {arm: of for arm, of in attack["largest"].items() if of is not None}
+        found = {arm: of[figure] for arm, of in ran.items()}
+    else:
+        ran, found = one["late_recovered"], one[figure]
+    if figure in _STOP and attack["stop_round"] is None:
+        found = dict.fromkeys(ran, "not yet")
+    return {name: found["attack"], f"control's {name}": found.get("control", "not run")}
 
 
 def _largest_of_classes(attack: Mapping) -> dict[str, object]:

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tff_leak.report.tables import (
-    sparse_table,
-)
+from tff_leak.report.tables import sparse_table
 
 
 def server_gan(summaries: Sequence[Mapping]) -> str:
