@@ -19,7 +19,6 @@ import tensorflow_federated as tff
 from dp_accounting import GaussianDpEvent
 
 from computations.defended_fed_avg import Defences
-from computations.malicious_server import build_passive_mgan
 from experiments import evaluation as evaluation_lib
 from experiments import server_gan_program as program
 from experiments import server_gan_report
@@ -108,6 +107,14 @@ def runtime():
     yield runtimes.use("in_process", asynchronous=True)
     tff.test.set_no_default_context()
     optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """For what is settled before a process is built: tracing takes seconds."""
+    for name in ("build_passive_mgan", "build_active_mgan", "check_process"):
+        built = mock.create_autospec(getattr(program, name))
+        monkeypatch.setattr(program, name, built)
 
 
 def _train(experiment, directory):
@@ -315,12 +322,9 @@ def test_faces_with_glasses(tmp_path):
     "server, in_average",
     [(program.Server.ACTIVE, True), (program.Server.ACTIVE_APART, False)],
 )
-def test_an_active_server_aims_at_the_victim(server, in_average, monkeypatch):
-    # What it builds is tested where it is built: tracing takes seconds.
-    build = mock.create_autospec(program.build_active_mgan)
-    check = mock.create_autospec(program.check_process)
-    monkeypatch.setattr(program, "build_active_mgan", build)
-    monkeypatch.setattr(program, "check_process", check)
+@pytest.mark.usefixtures("unbuilt")
+def test_an_active_server_aims_at_the_victim(server, in_average):
+    build, check = program.build_active_mgan, program.check_process
     settings = _settings(
         server=server, arms=[program.Arm.ATTACK], deviations=Deviations()
     )
@@ -336,15 +340,11 @@ def test_an_active_server_aims_at_the_victim(server, in_average, monkeypatch):
     assert (threat.behaviour, threat.view) == (Behaviour.ACTIVE, View.ROWS)
 
 
+@pytest.mark.usefixtures("unbuilt")
 def test_representatives_follow_the_clients_training():
     training = BatchSgd(0.05, momentum=0.5, epochs=3)
     settings = _settings(training=training, batch_size=4, arms=[program.Arm.ATTACK])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            program, "build_passive_mgan", mock.create_autospec(build_passive_mgan)
-        )
-        patch.setattr(program, "check_process", lambda threat, process: None)
-        experiment = program.build_experiment(settings, _data())
+    experiment = program.build_experiment(settings, _data())
     # 30 pictures in batches of 4 are 8 steps; v is 2 gradients at a momentum of .5.
     assert experiment.matching.local_steps == 24
     assert experiment.matching.scale == pytest.approx(0.05 * 2 * 24 / 4)
@@ -356,6 +356,7 @@ def test_representatives_follow_the_clients_training():
     assert not set(written) & set(program.FIXED_MATCHING_FIELDS)
 
 
+@pytest.mark.usefixtures("unbuilt")
 @pytest.mark.parametrize("wanted, kept", [(None, 6), (1, 3), (2, 6), (7, 6)])
 def test_as_many_representatives_are_kept_as_a_round_finds(wanted, kept):
     settings = _settings(
@@ -390,31 +391,38 @@ def test_g_may_be_told_what_its_pictures_teach(tmp_path):
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("server", [program.Server.ACTIVE, program.Server.ACTIVE_APART])
-def test_an_active_server_finds_representatives_if_strengthened(tmp_path, server):
-    for deviations, found in ((Deviations(), 0), (Deviations(class_means=1.0), 1)):
-        settings = _settings(
-            rounds=1,
-            arms=[program.Arm.ATTACK],
-            server=server,
-            deviations=deviations,
-            matching={"images": 3, "iterations": 1},
-        )
-        data = _data()
-        experiment = program.build_experiment(settings, data)
-        path = tmp_path / f"{server.value}_{found}"
-        with RunDirectory.open(path, {"test": True}) as directory:
-            state = attack_state(_train(experiment, directory)[program.Arm.ATTACK])
-        assert int(state.memory.filled) == found
-        drawn = {
-            program.Arm.ATTACK: {
-                (label, identity): np.zeros([2, *data.source.image_shape], np.float32)
-                for label in data.held
-                for identity in (0, 1)
-            }
+@pytest.mark.parametrize(
+    "server, deviations, found",
+    [
+        (program.Server.ACTIVE, Deviations(), 0),
+        (program.Server.ACTIVE, Deviations(class_means=1.0), 1),
+        (program.Server.ACTIVE_APART, Deviations(class_means=1.0), 1),
+    ],
+)
+def test_an_active_server_finds_representatives_if_strengthened(
+    server, deviations, found, tmp_path
+):
+    settings = _settings(
+        rounds=1,
+        arms=[program.Arm.ATTACK],
+        server=server,
+        deviations=deviations,
+        matching={"images": 3, "iterations": 1},
+    )
+    data = _data()
+    experiment = program.build_experiment(settings, data)
+    with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
+        state = attack_state(_train(experiment, directory)[program.Arm.ATTACK])
+    assert int(state.memory.filled) == found
+    drawn = {
+        program.Arm.ATTACK: {
+            (label, identity): np.zeros([2, *data.source.image_shape], np.float32)
+            for label in data.held
+            for identity in (0, 1)
         }
-        sets = program._inputs(settings, data, data.held[0], drawn, state).sets
-        assert ("other" in sets) == bool(found)
+    }
+    sets = program._inputs(settings, data, data.held[0], drawn, state).sets
+    assert ("other" in sets) == bool(found)
 
 
 def test_settings_that_came_later_are_written_down_if_given():
@@ -510,6 +518,7 @@ class TestVerdict:
         ),
     ],
 )
+@pytest.mark.usefixtures("unbuilt")
 def test_settings_that_cannot_be(changes, message):
     with pytest.raises(InputError, match=message):
         program.build_experiment(_settings(**changes), _data())
