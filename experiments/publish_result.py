@@ -1,4 +1,4 @@
-"""Adds a finished run to docs/results and makes docs/results.md anew.
+"""Adds a finished run to docs/results and makes the pages of results anew.
 
 python -m experiments.publish_result --preset=digits --run=runs/demo
 """
@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import shutil
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -37,17 +38,22 @@ _CURVES = (
 
 
 def main(argv: list[str]) -> None:
-    """Copies summaries and pictures, then renders the page."""
+    """Copies summaries and pictures, then renders the pages."""
     del argv
     docs = pathlib.Path(_DOCS.value)
     for run in _RUN.value:
         _copy(pathlib.Path(run), docs / "results")
-    atomic_write_text(docs / "results.md", render(docs))
+    pages = render(docs)
+    for path, text in pages.items():
+        (docs / path).parent.mkdir(exist_ok=True)
+        atomic_write_text(docs / path, text)
+    for path in leftover_pages(docs, pages):
+        path.unlink()
     print(f"Page: {docs / 'results.md'}")
 
 
-def render(docs: pathlib.Path) -> str:
-    """Returns the page of all that is published in a documentation's folder.
+def render(docs: pathlib.Path) -> dict[str, str]:
+    """Returns the pages of all that is published, by their paths in `docs`.
 
     Raises:
       InputError: if a summary or the folder's `claims.toml` cannot be read.
@@ -55,6 +61,16 @@ def render(docs: pathlib.Path) -> str:
     known = docs / "claims.toml"
     judged = claims.read_claims(known) if known.is_file() else {}
     return results.render(docs / "results", _descriptions(), judged)
+
+
+def leftover_pages(docs: pathlib.Path, pages: Mapping[str, str]) -> list[pathlib.Path]:
+    """Returns generated pages of presets that have no run any more."""
+    return [
+        path
+        for path in sorted((docs / "results").glob("*/README.md"))
+        if path.relative_to(docs).as_posix() not in pages
+        and results.GENERATED in path.read_text(encoding="utf-8")
+    ]
 
 
 def _copy(run: pathlib.Path, root: pathlib.Path) -> None:

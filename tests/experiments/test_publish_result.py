@@ -1,6 +1,7 @@
 """Only runs of a preset are published under its name."""
 
 import json
+import types
 
 import pytest
 
@@ -254,6 +255,33 @@ def test_a_leak_matrix_whose_attacks_have_changed_since_is_refused(
     message = "has cells gradient_inversion/none/0, .* not run by the commands"
     with pytest.raises(InputError, match=message):
         _published(presets, tmp_path / "results", run, "matrix", monkeypatch)
+
+
+def test_pages_are_written_and_those_without_runs_removed(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    for preset in ("dssgd_mnist", "gone"):
+        run = results / preset / "0"
+        run.mkdir(parents=True)
+        orders = {"fixed": dict.fromkeys(("best_accuracy", "last_accuracy"), 0.5)}
+        orders["fixed"]["best_round"] = 1
+        summary = {"experiment": "dssgd", "seed": 0, "rounds": 1, "orders": orders}
+        (run / "summary.json").write_text(json.dumps(summary))
+    (results / "notes").mkdir()
+    (results / "notes" / "README.md").write_text("Somebody's own.")
+
+    def publish():
+        monkeypatch.setattr(publish_result, "_RUN", types.SimpleNamespace(value=[]))
+        docs = types.SimpleNamespace(value=str(tmp_path))
+        monkeypatch.setattr(publish_result, "_DOCS", docs)
+        publish_result.main([])
+        pages = [*tmp_path.glob("*.md"), *tmp_path.rglob("README.md")]
+        return sorted(path.relative_to(tmp_path).as_posix() for path in pages)
+
+    kept = ["results.md", "results/dssgd_mnist/README.md", "results/notes/README.md"]
+    assert publish() == sorted([*kept, "results/gone/README.md"])
+    (results / "gone" / "0" / "summary.json").unlink()
+    assert publish() == kept
+    assert (results / "notes" / "README.md").read_text() == "Somebody's own."
 
 
 @pytest.mark.parametrize("names", [["client_gan"], ["membership", "client_gan"]])

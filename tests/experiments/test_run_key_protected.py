@@ -832,7 +832,8 @@ class TestAttack:
             folder.mkdir(parents=True)
             text = json.dumps(finished[3] | {"seed": seed})
             (folder / "summary.json").write_text(text)
-        page = results.render(tmp_path, {"keys_digits": "What it is."})
+        path = "results/keys_digits/README.md"
+        page = results.render(tmp_path, {})[path]
         rows = [line for line in page.splitlines() if line.startswith("| ")]
         assert sum("drift:2" in row for row in rows) == 2
         # Columns that no attack fills are left out: nobody asks whom digits show.
@@ -842,7 +843,7 @@ class TestAttack:
         for seed in (0, 1):
             text = json.dumps(_only(finished[3], "known") | {"seed": seed})
             (tmp_path / "keys_digits" / str(seed) / "summary.json").write_text(text)
-        assert "largest of classes" not in results.render(tmp_path, {"keys_digits": ""})
+        assert "largest of classes" not in results.render(tmp_path, {})[path]
         assert "recovered, known, d = 8, target 1:" in page
         assert "recovered, drift:2, d = 8, control, largest of classes:" in page
         best = finished[3]["attacks"][2]["largest"]
@@ -1081,7 +1082,8 @@ def test_keys_alone(tmp_path, study):
     (tmp_path / "docs" / "keys_fig" / "0").mkdir(parents=True)
     text = json.dumps(found.summary)
     (tmp_path / "docs" / "keys_fig" / "0" / "summary.json").write_text(text)
-    assert f"{rows[0][name]:.4f}" in results.render(tmp_path / "docs", {})
+    path = "results/keys_fig/README.md"
+    assert f"{rows[0][name]:.4f}" in results.render(tmp_path / "docs", {})[path]
     # Three seeds, by hand: .1, .2 and .3 have a deviation of .1, and t is 4.303.
     for seed, value in enumerate((0.1, 0.2, 0.3)):
         folder = tmp_path / "docs" / "keys_fig" / str(seed)
@@ -1089,7 +1091,7 @@ def test_keys_alone(tmp_path, study):
         kept = {"distribution": "normal", "dimension": 4, name: value}
         text = json.dumps(found.summary | {"seed": seed, "keys": [kept]})
         (folder / "summary.json").write_text(text)
-    page = results.render(tmp_path / "docs", {})
+    page = results.render(tmp_path / "docs", {})[path]
     assert "| normal | 4 | 0.2000 [-0.0484, 0.4484] (3 seeds) |" in page
 
 

@@ -59,8 +59,8 @@ def test_figures_stand_beside_the_claim():
     assert cells["remark"] == "so"
     # t(1, .975) = 12.706, deviation .2828: half-width 2.54. Accuracies .8, .8, .9.
     assert cells["measured"] == (
-        "[fig6](#fig6): recovered 0.60 [-1.94, 3.14] (2 seeds) of targets 3, and -2.60 "
-        "in the mean of all 3 runs, reached 1 of 3, "
+        "[fig6](results/fig6/README.md): recovered 0.60 [-1.94, 3.14] (2 seeds) of "
+        "targets 3, and -2.60 in the mean of all 3 runs, reached 1 of 3, "
         "judge's share 0.90 (control 0.10), task accuracy 0.83"
     )
 
@@ -319,9 +319,10 @@ def test_the_page_has_them_first(tmp_path):
     summary["keys"] = [{"dimension": 4, "largest": 0.9}]
     (folder / "summary.json").write_text(json.dumps(summary))
     claims = {"A paper": [_claim(verdict=Verdict.NO)]}
-    page = results.render(tmp_path, {}, claims)
-    assert page.index("### A paper") < page.index("## fig6\n")
-    assert "## What the papers say" not in results.render(tmp_path, {})
+    page = results.render(tmp_path, {}, claims)["results.md"]
+    assert page.index("### A paper") < page.index("\n## Presets with finished runs\n")
+    without = results.render(tmp_path, {})["results.md"]
+    assert "## What the papers say" not in without
 
 
 def test_our_claims_name_presets_that_exist():

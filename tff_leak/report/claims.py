@@ -19,6 +19,7 @@ from tff_leak.report.tables import (
     interval_text,
     mean_of,
     over_seeds,
+    preset_link,
     recovered_by_seed,
     shared_targets,
     table,
@@ -122,7 +123,7 @@ def _row(claim: Claim, runs: Mapping[str, Sequence[Mapping]]) -> list[str]:
         )
     verdict = claim.verdict.value if claim.verdict else "not judged"
     measured = [
-        f"[{name}](#{name}): {in_brief(_spoken_of(runs[name], claim.attacks))}"
+        f"{preset_link(name)}: {in_brief(_spoken_of(runs[name], claim.attacks))}"
         for name in known
     ]
     return [

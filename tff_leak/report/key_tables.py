@@ -1,4 +1,4 @@
-"""The tables of runs of `run_key_protected` in `docs/results.md`."""
+"""The tables of runs of `run_key_protected` in the pages of results."""
 
 from collections.abc import Mapping, Sequence
 

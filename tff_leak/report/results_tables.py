@@ -1,4 +1,4 @@
-"""The tables of `docs/results.md`, one for each other kind of experiment."""
+"""The tables of the pages of results, one for each other kind of experiment."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The tables of runs of `run_server_gan` in `docs/results.md`."""
+"""The tables of runs of `run_server_gan` in the pages of results."""
 
 from collections.abc import Mapping, Sequence
 

@@ -15,6 +15,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def page_path(preset: str) -> str:
+    """Returns where a preset's results are, seen from `results.md`."""
+    return f"results/{preset}/README.md"
+
+
+def preset_link(preset: str) -> str:
+    """Returns a link to a preset's page, for `results.md`."""
+    return f"[{preset}]({page_path(preset)})"
+
+
 def sparse_table(rows: Sequence[Mapping[str, object]], missing: str = "not run") -> str:
     """Returns a table of all columns that a row has; `missing` where one lacks it."""
     longest = max(rows, key=len)
