@@ -44,8 +44,9 @@ def main(argv: list[str]) -> None:
     for run in _RUN.value:
         _copy(pathlib.Path(run), docs / "results")
     pages = render(docs)
+    _check_generated(docs, pages)
     for path, text in pages.items():
-        (docs / path).parent.mkdir(exist_ok=True)
+        (docs / path).parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(docs / path, text)
     for path in leftover_pages(docs, pages):
         path.unlink()
@@ -69,8 +70,19 @@ def leftover_pages(docs: pathlib.Path, pages: Mapping[str, str]) -> list[pathlib
         path
         for path in sorted((docs / "results").glob("*/README.md"))
         if path.relative_to(docs).as_posix() not in pages
-        and results.GENERATED in path.read_text(encoding="utf-8")
+        and results.is_generated(path.read_text(encoding="utf-8"))
     ]
+
+
+def _check_generated(docs: pathlib.Path, pages: Mapping[str, str]) -> None:
+    """Raises InputError if a page would take the place of somebody's own file."""
+    for path in pages:
+        kept = docs / path
+        if kept.is_file() and not results.is_generated(kept.read_text("utf-8")):
+            raise InputError(
+                f"{kept} was not made by this command: expected a page that was; move "
+                "it"
+            )
 
 
 def _copy(run: pathlib.Path, root: pathlib.Path) -> None:

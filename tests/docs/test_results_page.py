@@ -2,36 +2,65 @@
 
 import pathlib
 import re
+import urllib.parse
+
+import pytest
 
 from experiments import publish_result
+from tff_leak.report.tables import anchor
 
 ROOT = pathlib.Path(__file__).parents[2]
+# bazel: data = README.md
 # bazel: data = docs/claims.toml
 # bazel: data = docs/results
 # bazel: data = docs/results.md
+# bazel: data = experiments/configs
 DOCS = ROOT / "docs"
 
 
-def test_the_pages_are_current():
-    pages = publish_result.render(DOCS)
-    # Not compared by ==: of hundreds of lines a difference is told in one.
-    other = [
-        path
-        for path, text in pages.items()
-        if not (DOCS / path).is_file() or (DOCS / path).read_text("utf-8") != text
-    ]
-    other += publish_result.leftover_pages(DOCS, pages)
+@pytest.fixture(scope="module")
+def pages():
+    return publish_result.render(DOCS)
+
+
+def test_the_pages_are_current(pages):
+    other = []
+    for path, text in pages.items():
+        kept = (DOCS / path).read_text("utf-8") if (DOCS / path).is_file() else ""
+        # Not compared by ==: of hundreds of lines a difference is told in one.
+        lines = zip(text.split("\n"), kept.split("\n"), strict=False)
+        other += [(path, *pair) for pair in lines if pair[0] != pair[1]][:1]
+        if len(text) != len(kept):
+            other.append((path, "length"))
     assert not other[:1], "run `python -m experiments.publish_result`"
-    assert len(pages) > 100
+    assert publish_result.leftover_pages(DOCS, pages) == []
 
 
-def test_links_and_pictures_of_the_pages_are_there():
-    linked = set()
-    for path, text in publish_result.render(DOCS).items():
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            linked.add((DOCS / path).parent / target)
-    missing = [path for path in linked if not path.is_file()]
+def test_links_lead_to_files_and_headings(pages):
+    """Those of the pages, and the README's to them."""
+    texts = {DOCS / path: text for path, text in pages.items()}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    texts[ROOT / "README.md"] = "".join(re.findall(r"\]\(docs/results[^)]*\)", readme))
+    missing = []
+    for path, text in texts.items():
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            place, _, heading = urllib.parse.unquote(target).partition("#")
+            linked = path.parent / place if place else path
+            if not linked.exists():
+                missing.append((path, target))
+            elif heading:
+                titles = re.findall(r"^#+ (.+)$", linked.read_text("utf-8"), flags=re.M)
+                if heading not in map(anchor, titles):
+                    missing.append((path, target))
     assert missing == []
-    pictures = set((DOCS / "results").rglob("*.png"))
-    shown = {path.resolve() for path in linked}
-    assert {path for path in pictures if path.resolve() not in shown} == set()
+    assert texts[ROOT / "README.md"].count("#") >= 5
+
+
+def test_every_picture_is_shown(pages):
+    shown = {
+        (DOCS / path).parent.joinpath(urllib.parse.unquote(target)).resolve()
+        for path, text in pages.items()
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    }
+    pictures = {path.resolve() for path in (DOCS / "results").rglob("*.png")}
+    assert shown == pictures

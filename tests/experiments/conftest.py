@@ -66,18 +66,6 @@ class _Binary:
         self._server.stdout.close()
 
 
-@pytest.fixture(scope="session")
-def judges(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The folder in which judges are kept while tests run: each is trained once.
-
-    The workers of one run of pytest share it; see `tff_leak.metrics.kept_judges`.
-    """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    return folder / "judges"
-
-
 @pytest.fixture(scope="module")
 def forked(
     tmp_path_factory: pytest.TempPathFactory,

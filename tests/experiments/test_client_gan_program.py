@@ -109,8 +109,7 @@ def _attack_ran(rows, experiment, states):
     return min(steps) > 0 and min(injected) >= attack.fakes_per_turn and any(moved)
 
 
-def test_attack_succeeds_and_the_control_does_not(tmp_path, judges, monkeypatch):
-    monkeypatch.setattr(evaluation_lib, "_judges", judges)
+def test_attack_succeeds_and_the_control_does_not(tmp_path):
     settings = _settings(
         rounds=50,
         arms=[program.Arm.ATTACK, program.Arm.CONTROL],

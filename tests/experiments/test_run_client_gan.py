@@ -182,9 +182,9 @@ class TestARun:
     """One undisturbed run, and what may happen to one like it."""
 
     @pytest.fixture(scope="class")
-    def undisturbed(self, tmp_path_factory, judges):
+    def undisturbed(self, tmp_path_factory):
         output = tmp_path_factory.mktemp("undisturbed") / "run"
-        result = _run(*SMALL, f"--judges={judges}", f"--output_dir={output}")
+        result = _run(*SMALL, f"--output_dir={output}", _judges(output))
         assert result.returncode == 0, result.stderr
         return output, result
 
@@ -219,19 +219,21 @@ class TestARun:
         assert _contents(output) == before
 
     def test_killed_at_random_moments_it_ends_with_the_same_bits(
-        self, undisturbed, tmp_path, judges
+        self, undisturbed, tmp_path
     ):
         expected, _ = undisturbed
         output = tmp_path / "run"
-        flags = [*SMALL, f"--judges={judges}", f"--output_dir={output}"]
+        # Without the other run's judge: its training gives the same bits as well.
+        flags = [*SMALL, f"--output_dir={output}"]
         random_moments = random.Random(20260)
         last_state = "program_state/round_6.npz"
-        moments = [
-            lambda process: time.sleep(random_moments.uniform(1.0, 6.0)),  # starting
-            lambda process: _wait_for_another_round(output, process),
-            lambda process: _wait_for(output / last_state, process),  # before scoring
+        moments = [  # What to wait for, and for how many seconds more at most.
+            (lambda process: time.sleep(1.0), 5.0),  # starting
+            (lambda process: _wait_for_another_round(output, process), 0.4),
+            # The judge is trained, before anything is scored.
+            (lambda process: _wait_for(output / last_state, process), 2.0),
         ]
-        for wait in moments:
+        for wait, longest in moments:
             process = subprocess.Popen(
                 _command(*flags),
                 cwd=ROOT,
@@ -240,7 +242,7 @@ class TestARun:
                 stderr=subprocess.DEVNULL,
             )
             wait(process)
-            time.sleep(random_moments.uniform(0.0, 0.4))
+            time.sleep(random_moments.uniform(0.0, longest))
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
             assert not (output / "summary.json").exists()
@@ -255,9 +257,9 @@ class TestARun:
         assert summaries[1]["seconds"] > 0
         assert summaries[0]["pooled"] == summaries[1]["pooled"]
 
-    def test_run_through_a_pipe_returns_and_goes_on_at_once(self, undisturbed, judges):
+    def test_run_through_a_pipe_returns_and_goes_on_at_once(self, undisturbed):
         output, _ = undisturbed
-        flags = [*SMALL, f"--judges={judges}", f"--output_dir={output}"]
+        flags = [*SMALL, f"--output_dir={output}", _judges(output)]
         command = " ".join(f"'{part}'" for part in _command(*flags))
         result = subprocess.run(
             [
@@ -304,6 +306,11 @@ class TestARun:
         while any(_alive(pid) for pid in workers) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not any(_alive(pid) for pid in workers)
+
+
+def _judges(output: pathlib.Path) -> str:
+    """The flag that keeps the judge of a run beside it."""
+    return f"--judges={output.parent / 'judges'}"
 
 
 def _wait_for_another_round(output: pathlib.Path, process: subprocess.Popen) -> None:

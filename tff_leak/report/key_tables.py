@@ -27,9 +27,9 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
     study = summaries[0]["study"]
     if study == "attack":
         rows = [
-            _key_attack_row(summary, attack, one)
+            _key_attack_row(summary, number, one)
             for summary in summaries
-            for attack in summary["attacks"]
+            for number, attack in enumerate(summary["attacks"])
             for one in attack["targets"]
         ]
         rows = without_empty(or_unmeasured(rows, (LATE, *_STOP.values(), _STOP_ROUND)))
@@ -73,10 +73,13 @@ def _keys_over_seeds(summaries: Sequence[Mapping]) -> list[dict[str, object]]:
     ]
 
 
-def _key_attack_row(summary: Mapping, attack: Mapping, one: Mapping) -> dict:
+def _key_attack_row(summary: Mapping, number: int, one: Mapping) -> dict:
     """One attack on one target; without a target on the class that it shows best."""
+    attacks = summary["attacks"]
+    attack = attacks[number]
     row = {
         "seed": summary["seed"],
+        "column of the picture": number + 1 if len(attacks) > 1 else "",
         "guess": attack["guess"],
         "d": attack["dimension"],
     } | target_figures(one)

@@ -201,7 +201,7 @@ def _known(value: float | None) -> object:
 
 
 def overview_row(name: str, summaries: Sequence[Mapping]) -> list[object]:
-    """Returns a preset's line at the head of the page.
+    """Returns a preset's line in the overview.
 
     Its cells: name, runs, seeds, recovered, of which targets (those that all seeds
     have), targets reached, judge share, the control's, share of samples whose nearest

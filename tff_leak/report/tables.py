@@ -1,5 +1,6 @@
 """Tables in Markdown, and figures that several kinds of runs share in them."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from tff_leak.metrics.score import confidence_interval
@@ -18,6 +19,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def page_path(preset: str) -> str:
     """Returns where a preset's results are, seen from `results.md`."""
     return f"results/{preset}/README.md"
+
+
+def anchor(title: str) -> str:
+    """Returns what a link to a heading ends with, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def preset_link(preset: str) -> str:
