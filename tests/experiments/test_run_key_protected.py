@@ -837,13 +837,16 @@ class TestAttack:
         rows = [line for line in page.splitlines() if line.startswith("| ")]
         assert sum("drift:2" in row for row in rows) == 2
         # Columns that no attack fills are left out: nobody asks whom digits show.
-        [header] = [row for row in rows if row.startswith("| seed | guess")]
+        begin = "| seed | column of the picture | guess |"
+        [header] = [row for row in rows if row.startswith(begin)]
+        assert "| 0 | 3 | drift:2 |" in page
         assert "first round with all trained" in header and "reached, pairs" in header
         assert "right person" not in header
         for seed in (0, 1):
             text = json.dumps(_only(finished[3], "known") | {"seed": seed})
             (tmp_path / "keys_digits" / str(seed) / "summary.json").write_text(text)
-        assert "largest of classes" not in results.render(tmp_path, {})[path]
+        alone = results.render(tmp_path, {})[path]
+        assert "largest of classes" not in alone and "column of" not in alone
         assert "recovered, known, d = 8, target 1:" in page
         assert "recovered, drift:2, d = 8, control, largest of classes:" in page
         best = finished[3]["attacks"][2]["largest"]
@@ -853,7 +856,6 @@ class TestAttack:
             "recovered, drift:2, d = 8, attack less control of the same seed: "
             f"{above:.2f} [{above:.2f}, {above:.2f}] (2 seeds)" in page
         )
-        [header] = [line for line in page.splitlines() if "| seed | guess" in line]
         assert "| control's recovered, last half of rounds |" in header
         assert "another attacker's" not in header  # There is one.
 
