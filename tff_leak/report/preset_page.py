@@ -152,9 +152,10 @@ def _claims(
         for claim in of_paper:
             if name not in claim.presets or claim.verdict is None:
                 continue
-            place = f"{'figure ' * claim.figure[0].isdigit()}{claim.figure}"
-            says = f": {claim.paper_says}" * (claim.paper_says != "-")
-            remark = claim.remark and f"; {linked(claim.remark)}"
+            numbered = claim.figure[0].isdigit()
+            place = f"figure {claim.figure}" if numbered else claim.figure
+            says = "" if claim.paper_says == "-" else f": {claim.paper_says}"
+            remark = f"; {linked(claim.remark)}" if claim.remark else ""
             lines.append(
                 f"- {title}, {place}{says}. Here: **{claim.verdict.value}**{remark}.\n"
             )
