@@ -61,7 +61,7 @@ def preset_page(
 
     parts = [
         f"# {name}\n",
-        _head(name, summaries[0]["experiment"], name in descriptions),
+        _head(name, summaries[0]["experiment"], next(iter(runs)), descriptions),
         f"{_fenced(descriptions.get(name, ''), linked)}\n",
         *_claims(name, claims, linked),
         "## Figures\n",
@@ -108,17 +108,26 @@ def link_presets(
     return "".join(parts)
 
 
-def _head(name: str, experiment: str, is_preset: bool) -> str:
+def _head(
+    name: str, experiment: str, first: pathlib.Path, presets: Collection[str]
+) -> str:
+    """Links, and the command of the first run but for its seed."""
     links = [
         "[how to read the figures](../../../README.md#how-to-read-the-figures)",
         "[all results](../../results.md)",
     ]
     command = ""
-    if is_preset:
+    if name in presets:
         links.append(f"[the preset](../../../{_CONFIGS}/{name}.flags)")
+        flags = [f"--flagfile={_CONFIGS}/{name}.flags"]
+        run = first.parent.parent.name
+        if run != name:  # The preset leaves the target open.
+            targets = run.removeprefix(f"{name}_target").replace("_", ",")
+            flags.append(f"--targets={targets}")
+        flags.append(f"--output_dir=runs/{run}")
         command = (
             f"\n```sh\n.venv/bin/python -m experiments.run_{experiment} "
-            f"--flagfile={_CONFIGS}/{name}.flags --output_dir=runs/{name}\n```\n"
+            f"{' '.join(flags)}\n```\n"
         )
     return f"{GENERATED}; do not edit.\nSee {', '.join(links)}.\n{command}"
 
