@@ -8,7 +8,7 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from absl import flags
 
@@ -16,6 +16,7 @@ from experiments import leak_matrix_program, preset_files, presets
 from experiments.leak_matrix_cells import MATRICES
 from tff_leak.errors import InputError
 from tff_leak.report import claims, results
+from tff_leak.report.tables import page_path
 from tff_leak.runtime import cli, jobs
 from tff_leak.runtime.atomic import atomic_write_json, atomic_write_text
 
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> None:
     """Copies summaries and pictures, then renders the pages."""
     del argv
     docs = pathlib.Path(_DOCS.value)
+    if _RUN.value:
+        _check_generated(docs, ["results.md", page_path(_PRESET.value or "")])
     for run in _RUN.value:
         _copy(pathlib.Path(run), docs / "results")
     pages = render(docs)
@@ -59,30 +62,55 @@ def render(docs: pathlib.Path) -> dict[str, str]:
     Raises:
       InputError: if a summary or the folder's `claims.toml` cannot be read.
     """
+    root, presets = docs / "results", _descriptions()
     known = docs / "claims.toml"
     judged = claims.read_claims(known) if known.is_file() else {}
-    return results.render(docs / "results", _descriptions(), judged)
+    commands = {
+        name: _command(name, paths[0].parent)
+        for name, paths in results.families(root, presets).items()
+        if name in presets
+    }
+    return results.render(root, presets, judged, commands)
 
 
 def leftover_pages(docs: pathlib.Path, pages: Mapping[str, str]) -> list[pathlib.Path]:
     """Returns generated pages of presets that have no run any more."""
     return [
         path
-        for path in sorted((docs / "results").glob("*/README.md"))
-        if path.relative_to(docs).as_posix() not in pages
-        and results.is_generated(path.read_text(encoding="utf-8"))
+        for path in sorted(docs.glob(page_path("*")))
+        if path.relative_to(docs).as_posix() not in pages and _is_generated(path)
     ]
 
 
-def _check_generated(docs: pathlib.Path, pages: Mapping[str, str]) -> None:
+def _check_generated(docs: pathlib.Path, pages: Iterable[str]) -> None:
     """Raises InputError if a page would take the place of somebody's own file."""
     for path in pages:
-        kept = docs / path
-        if kept.is_file() and not results.is_generated(kept.read_text("utf-8")):
+        if (docs / path).is_file() and not _is_generated(docs / path):
             raise InputError(
-                f"{kept} was not made by this command: expected a page that was; move "
-                "it"
+                f"{docs / path} was not made by this command: expected a page that "
+                "was; move it"
             )
+
+
+def _is_generated(path: pathlib.Path) -> bool:
+    return results.is_generated(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _command(preset: str, run: pathlib.Path) -> str:
+    """What a published run was made with, but for its seed."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    path = preset_files.CONFIGS / f"{preset}.flags"
+    given = preset_files.read(path)
+    flags = [f"--flagfile=experiments/configs/{path.name}"]
+    if config.get("targets") and "targets" not in given:
+        flags.append(f"--targets={','.join(map(str, config['targets']))}")
+    kind, colon, _ = config.get("dataset", "").partition(":")
+    if colon and "dataset" not in given:
+        # Where somebody's folder lies is not published.
+        flags.append(f"--dataset={kind}:PATH")
+    binary = f"experiments.run_{config['experiment']}"
+    output = f"--output_dir=runs/{run.parent.name}"
+    return f".venv/bin/python -m {binary} {' '.join(flags)} {output}"
 
 
 def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
@@ -113,7 +141,7 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
     aimed = config["experiment"] in ("client_gan", "key_protected")
     if aimed and config["targets"] and "targets" not in preset_files.read(path):
         # What a preset leaves open stands in the name.
-        preset += "_target" + "_".join(map(str, config["targets"]))
+        preset = results.run_folder(preset, config["targets"])
     target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
     # With the commit and every setting: what was run, not what a preset says today;

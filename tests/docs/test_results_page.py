@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # bazel: data = docs/claims.toml
 # bazel: data = docs/results
 # bazel: data = docs/results.md
+# bazel: data = docs/runtime.md
 # bazel: data = experiments/configs
 DOCS = ROOT / "docs"
 
@@ -37,10 +38,12 @@ def test_the_pages_are_current(pages):
 
 
 def test_links_lead_to_files_and_headings(pages):
-    """Those of the pages, and the README's to them."""
+    """Those of the pages, and other documents' to them."""
     texts = {DOCS / path: text for path, text in pages.items()}
-    readme = (ROOT / "README.md").read_text("utf-8")
-    texts[ROOT / "README.md"] = "".join(re.findall(r"\]\(docs/results[^)]*\)", readme))
+    for path in {ROOT / "README.md", *DOCS.glob("*.md")} - set(texts):
+        links = re.findall(r"\]\((?:docs/)?results[^)]*\)", path.read_text("utf-8"))
+        texts[path] = "".join(links)
+    assert len([path for path, text in texts.items() if text]) >= len(pages) + 2
     missing = []
     for path, text in texts.items():
         for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -48,12 +51,14 @@ def test_links_lead_to_files_and_headings(pages):
             linked = path.parent / place if place else path
             if not linked.exists():
                 missing.append((path, target))
-            elif heading:
-                titles = re.findall(r"^#+ (.+)$", linked.read_text("utf-8"), flags=re.M)
-                if heading not in map(anchor, titles):
-                    missing.append((path, target))
+            elif heading and heading not in _anchors(linked):
+                missing.append((path, target))
     assert missing == []
-    assert texts[ROOT / "README.md"].count("#") >= 5
+
+
+def _anchors(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S)
+    return {anchor(title) for title in re.findall(r"^#+ (.+)$", text, flags=re.M)}
 
 
 def test_every_picture_is_shown(pages):

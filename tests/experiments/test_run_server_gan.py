@@ -402,7 +402,7 @@ def test_g_may_be_told_what_its_pictures_teach(tmp_path):
     [
         (program.Server.ACTIVE, Deviations(), 0),
         (program.Server.ACTIVE, Deviations(class_means=1.0), 1),
-        # What is not strengthened has no memory, whoever is in the average.
+        # Whether any are found does not depend on who is in the average.
         (program.Server.ACTIVE_APART, Deviations(class_means=1.0), 1),
     ],
 )

@@ -77,9 +77,11 @@ def _key_attack_row(summary: Mapping, number: int, one: Mapping) -> dict:
     """One attack on one target; without a target on the class that it shows best."""
     attacks = summary["attacks"]
     attack = attacks[number]
+    # Of several attacks it has the first adversary's first sample each.
+    shown = len(attacks) > 1 and one is attack["targets"][0]
     row = {
         "seed": summary["seed"],
-        "column of the picture": number + 1 if len(attacks) > 1 else "",
+        "column of the picture": number + 1 if shown else "",
         "guess": attack["guess"],
         "d": attack["dimension"],
     } | target_figures(one)

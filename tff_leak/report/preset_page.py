@@ -43,6 +43,7 @@ def preset_page(
     descriptions: Mapping[str, str],
     claims: Mapping[str, Sequence[Claim]],
     pages: Collection[str],
+    command: str = "",
 ) -> str:
     """Returns the page in Markdown, as it stands in the preset's folder.
 
@@ -53,18 +54,20 @@ def preset_page(
       descriptions: of presets, by their names.
       claims: by paper; those that name this preset stand on its page.
       pages: the presets that have one.
+      command: what was run; empty: it is not told.
     """
     summaries = list(runs.values())
 
-    def linked(text):
-        return link_presets(text, pages, descriptions, page=name)
+    def prose(text):
+        return linked_prose(text, pages, descriptions, page=name)
 
     parts = [
         f"# {name}\n",
-        _head(name, summaries[0]["experiment"], next(iter(runs)), descriptions),
-        f"{_fenced(descriptions.get(name, ''), linked)}\n",
-        *_claims(name, claims, linked),
-        "## Figures\n",
+        _head(name, is_preset=name in descriptions),
+        *([f"```sh\n{command}\n```\n"] if command else []),
+        f"{_paragraphs(descriptions.get(name, ''), prose)}\n",
+        *_claims(name, claims, prose),
+        "## Measurements\n",
         TABLES[summaries[0]["experiment"]](summaries),
         "## Pictures and files\n",
         *itertools.chain.from_iterable(_files(root / name, path) for path in runs),
@@ -72,13 +75,14 @@ def preset_page(
     return "\n".join(parts)
 
 
-def link_presets(
+def linked_prose(
     text: str, pages: Collection[str], presets: Collection[str], page: str | None = None
 ) -> str:
-    """Returns prose with links to the presets that it names.
+    """Returns prose as Markdown, with links to the presets that it names.
 
     Args:
-      text: Markdown; a name without an underscore counts in backticks only.
+      text: what is between backticks stays as it is. A name without an underscore
+        counts in backticks only.
       pages: presets that have a page, which is linked.
       presets: others, whose files are.
       page: on whose page the text stands; None is `results.md`.
@@ -100,43 +104,29 @@ def link_presets(
         if part[:1] == "`":
             parts.append(link(part[1:-1], part))
             continue
-        named = re.sub(
-            r"(?<![\w/.*])\w+_\w+(?![\w/*]|\.\w)", lambda m: link(m[0], m[0]), part
-        )
-        # What looks like a tag is not shown.
-        parts.append(named.replace("<", "&lt;"))
+        # A browser takes <words> for a tag, and shows nothing.
+        escaped = part.replace("<", "&lt;")
+        name = r"(?<![\w/.*])\w+_\w+(?![\w/*]|\.\w)"
+        parts.append(re.sub(name, lambda found: link(found[0], found[0]), escaped))
     return "".join(parts)
 
 
-def _head(
-    name: str, experiment: str, first: pathlib.Path, presets: Collection[str]
-) -> str:
-    """Links, and the command of the first run but for its seed."""
+def _head(name: str, is_preset: bool) -> str:
     links = [
         "[how to read the figures](../../../README.md#how-to-read-the-figures)",
         "[all results](../../results.md)",
     ]
-    command = ""
-    if name in presets:
+    if is_preset:
         links.append(f"[the preset](../../../{_CONFIGS}/{name}.flags)")
-        flags = [f"--flagfile={_CONFIGS}/{name}.flags"]
-        run = first.parent.parent.name
-        if run != name:  # The preset leaves the target open.
-            targets = run.removeprefix(f"{name}_target").replace("_", ",")
-            flags.append(f"--targets={targets}")
-        flags.append(f"--output_dir=runs/{run}")
-        command = (
-            f"\n```sh\n.venv/bin/python -m experiments.run_{experiment} "
-            f"{' '.join(flags)}\n```\n"
-        )
-    return f"{GENERATED}; do not edit.\nSee {', '.join(links)}.\n{command}"
+    return f"{GENERATED}; do not edit.\nSee {', '.join(links)}.\n"
 
 
-def _fenced(description: str, linked: Callable[[str], str]) -> str:
+def _paragraphs(description: str, prose: Callable[[str], str]) -> str:
     """Puts a description's tables into fences, which keep their columns.
 
     A line of a table is indented or has two spaces in a row. A paragraph of which most
-    lines are is a table as a whole; of others the lines themselves are fenced.
+    lines are is a table as a whole; of others the lines themselves are fenced. What is
+    no table is handed to `prose`.
     """
     blocks = []
     for paragraph in description.split("\n\n"):
@@ -148,12 +138,12 @@ def _fenced(description: str, linked: Callable[[str], str]) -> str:
             zip(marks, lines, strict=True), key=lambda pair: pair[0]
         ):
             text = "\n".join(line for _, line in group)
-            blocks.append(f"```text\n{text}\n```" if is_table else linked(text))
+            blocks.append(f"```text\n{text}\n```" if is_table else prose(text))
     return "\n\n".join(blocks)
 
 
 def _claims(
-    name: str, claims: Mapping[str, Sequence[Claim]], linked: Callable[[str], str]
+    name: str, claims: Mapping[str, Sequence[Claim]], prose: Callable[[str], str]
 ) -> list[str]:
     """What papers say of what this preset runs, and whether it came out."""
     lines = []
@@ -161,18 +151,21 @@ def _claims(
         for claim in of_paper:
             if name not in claim.presets or claim.verdict is None:
                 continue
-            numbered = claim.figure[0].isdigit()
-            place = f"figure {claim.figure}" if numbered else claim.figure
-            says = "" if claim.paper_says == "-" else f": {claim.paper_says}"
-            remark = f"; {linked(claim.remark)}" if claim.remark else ""
-            lines.append(
-                f"- {title}, {place}{says}. Here: **{claim.verdict.value}**{remark}.\n"
-            )
+            numbers = re.match(r"\d+(,| and) \d+|\d+|", claim.figure)
+            word = ("figures " if numbers[1] else "figure ") if numbers[0] else ""
+            there = "" if claim.paper_says == "-" else f" There: {claim.paper_says}."
+            remark = f"; {claim.remark}" if claim.remark else ""
+            text = f"{title}, {word}{claim.figure}.{there} Here: "
+            lines.append(f"- {prose(text)}**{claim.verdict.value}**{prose(remark)}.\n")
     return ["## In the paper, and here\n", "".join(lines)] if lines else []
 
 
 def _files(folder: pathlib.Path, summary: pathlib.Path) -> list[str]:
-    """Of one run, seen from the page in `folder`; of a target they lie in another."""
+    """Links to a run's files, and its pictures.
+
+    Paths are relative to the page's `folder`: runs of a preset that leaves the target
+    open lie in sibling folders.
+    """
 
     def link(path):
         return urllib.parse.quote(

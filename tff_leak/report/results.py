@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from tff_leak.errors import InputError
 from tff_leak.report.claims import Claim, claims_tables
-from tff_leak.report.preset_page import GENERATED, TABLES, link_presets, preset_page
+from tff_leak.report.preset_page import GENERATED, TABLES, linked_prose, preset_page
 from tff_leak.report.results_tables import overview_row
 from tff_leak.report.tables import anchor, page_path, preset_link, table
 
@@ -33,10 +33,11 @@ _HEAD = f"""# Results
 _TERMS = """\
 The terms are those of the README, [How to read the
 figures](../README.md#how-to-read-the-figures). Intervals are 95% (Student t) over
-seeds. Each preset is one command. Its page has all figures and pictures, with a row of
-a table for each finished run (with other flags where the page says so), and repeats the
-comment of its file: what it does, what differs from the paper, and the figures of
-trials that chose a setting, one run each, not kept.
+seeds. A preset is a file of flags, and its page has what was measured with it: tables
+with rows by run, and by target, attack or cell, and pictures. (What was run with other
+flags than the command on it says so.) It repeats the comment of the file: what the
+preset does, what differs from the paper, and the figures of trials that chose a
+setting, one run each, not kept.
 
 `recovered` above 1: reconstructions are nearer to the victim's pictures than real
 held-out ones are. Of faces the reference is two real pictures: its spread is not known.
@@ -53,7 +54,7 @@ compare with none of a paper.
 
 _OVERVIEW_HEAD = f"""## {_OVERVIEW_TITLE}
 
-One figure for each preset of `run_client_gan` and `run_model_inversion`; other attacks
+One row for each preset of `run_client_gan` and `run_model_inversion`; other attacks
 have figures of their own, on the presets' pages.
 """
 _OVERVIEW = (
@@ -76,6 +77,7 @@ def render(
     root: pathlib.Path,
     descriptions: Mapping[str, str],
     claims: Mapping[str, Sequence[Claim]] = MappingProxyType({}),
+    commands: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Returns all pages as Markdown, by their paths in the folder of `root`.
 
@@ -87,20 +89,22 @@ def render(
         some, `picture*.png` beside it.
       descriptions: by preset, what it is and how it differs from the paper.
       claims: by paper, what it says and what came out; see `claims`.
+      commands: by preset, what its first run was made with.
 
     Raises:
       InputError: if a summary cannot be read or is of an unknown experiment, or a claim
         is judged without a run.
     """
-    families = {
+    read = {
         name: {path: _read(path) for path in paths}
-        for name, paths in _families(root, descriptions).items()
+        for name, paths in families(root, descriptions).items()
     }
-    runs = {name: list(of_preset.values()) for name, of_preset in families.items()}
-    pages = {"results.md": _main_page(runs, descriptions, claims)}
-    for name, of_preset in families.items():
+    summaries = {name: list(of_preset.values()) for name, of_preset in read.items()}
+    pages = {"results.md": _main_page(summaries, descriptions, claims)}
+    for name, runs in read.items():
+        command = commands.get(name, "")
         pages[page_path(name)] = preset_page(
-            name, of_preset, root, descriptions, claims, pages=runs
+            name, runs, root, descriptions, claims, summaries, command
         )
     return pages
 
@@ -116,7 +120,7 @@ def _main_page(
     descriptions: Mapping[str, str],
     claims: Mapping[str, Sequence[Claim]],
 ) -> str:
-    """Of the summaries by preset."""
+    """Of the runs' summaries by preset."""
     parts, titles = [], []
     if claims:
         parts += [_CLAIMS, claims_tables(claims, runs)]
@@ -133,7 +137,7 @@ def _main_page(
     titles.append(_INDEX_TITLE)
     for experiment in TABLES:
         listed = [
-            _listed(name, summaries, runs, descriptions)
+            _index_row(name, summaries, runs, descriptions)
             for name, summaries in runs.items()
             if summaries[0]["experiment"] == experiment
         ]
@@ -143,23 +147,23 @@ def _main_page(
     return "\n".join([_HEAD, f"{contents}\n", _TERMS, *parts])
 
 
-def _listed(
+def _index_row(
     name: str,
     summaries: Sequence[Mapping],
     pages: Mapping[str, object],
     descriptions: Mapping[str, str],
 ) -> list[object]:
-    """A preset's line in the list."""
-    about = link_presets(
+    """A preset's line in the list of those with `pages`."""
+    about = linked_prose(
         _first_sentence(descriptions.get(name, "")), pages, descriptions
     )
-    finished = [run for one in summaries for run in _runs(one)]
+    finished = [run for one in summaries for run in _finished(one)]
     seeds = {run["seed"] for run in finished}
     about = about.replace("|", "\\|")
     return [preset_link(name), about, len(finished), len(seeds)]
 
 
-def _runs(summary: Mapping) -> list[Mapping]:
+def _finished(summary: Mapping) -> list[Mapping]:
     """The summary, or the runs of a leak matrix, which are of several seeds."""
     if "cells" not in summary:
         return [summary]
@@ -169,23 +173,33 @@ def _runs(summary: Mapping) -> list[Mapping]:
 
 def _first_sentence(description: str) -> str:
     """In one line; an abbreviation is followed by no capital."""
-    found = re.match(r".+?[.?](?=\s+[A-Z`]|\s*$)", description, flags=re.DOTALL)
+    found = re.match(r".+?[.?](?=\s+[A-Z`\"]|\s*$)", description, flags=re.DOTALL)
     return " ".join((found[0] if found else description).split())
 
 
-def _families(
+def run_folder(preset: str, targets: Sequence[int] = ()) -> str:
+    """Returns the folder under `docs/results` of a preset's runs.
+
+    Args:
+      preset: its name.
+      targets: of the run, where the preset leaves them open.
+    """
+    return f"{preset}_target{'_'.join(map(str, targets))}" if targets else preset
+
+
+def families(
     root: pathlib.Path, descriptions: Iterable[str]
 ) -> dict[str, list[pathlib.Path]]:
-    """Summaries by preset; those of its targets stand together, in their order."""
-    families: dict[str, list[pathlib.Path]] = {}
+    """Returns summaries by preset, in their order; those of its targets together."""
+    found: dict[str, list[pathlib.Path]] = {}
     paths = root.glob("*/*/summary.json")
     for path in sorted(paths, key=lambda path: _order(f"{path.relative_to(root)}")):
-        found = re.fullmatch(r"(.+?)_target\d+(_\d+)*", path.parent.parent.name)
         name = path.parent.parent.name
-        if found and found[1] in descriptions:
-            name = found[1]
-        families.setdefault(name, []).append(path)
-    return {name: families[name] for name in sorted(families, key=_order)}
+        of_target = re.fullmatch(r"(.+?)_target\d+(_\d+)*", name)
+        if of_target and of_target[1] in descriptions:
+            name = of_target[1]
+        found.setdefault(name, []).append(path)
+    return {name: found[name] for name in sorted(found, key=_order)}
 
 
 def _order(name: str) -> tuple[str, ...]:
