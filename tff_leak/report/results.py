@@ -177,14 +177,9 @@ def _first_sentence(description: str) -> str:
     return " ".join((found[0] if found else description).split())
 
 
-def run_folder(preset: str, targets: Sequence[int] = ()) -> str:
-    """Returns the folder under `docs/results` of a preset's runs.
-
-    Args:
-      preset: its name.
-      targets: of the run, where the preset leaves them open.
-    """
-    return f"{preset}_target{'_'.join(map(str, targets))}" if targets else preset
+def run_folder(preset: str, targets: Sequence[int]) -> str:
+    """Returns the folder under `docs/results` of runs that have their own targets."""
+    return f"{preset}_target{'_'.join(map(str, targets))}"
 
 
 def families(
