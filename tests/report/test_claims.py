@@ -73,6 +73,16 @@ def test_without_a_run_it_says_so_and_without_a_verdict_too():
     assert "recovered 0.40 (one seed)" in _cells(text, 0)["measured"]
 
 
+def test_presets_that_a_remark_names_are_linked():
+    claim = _claim(verdict=Verdict.YES, remark="as fig_9 and `base` have it")
+    runs = {"fig6": [_drawn(0, 3, 0.4)], "fig_9": []}
+    found = _cells(claims_tables({"P": [claim]}, runs, ("base",)), 0)["remark"]
+    assert found == (
+        "as [fig_9](results/fig_9/README.md) and "
+        "[`base`](../experiments/configs/base.flags) have it"
+    )
+
+
 def test_a_verdict_needs_a_run():
     with pytest.raises(InputError, match="'as there' and none of fig6 is published"):
         claims_tables({"P": [_claim(verdict=Verdict.YES)]}, {"fig7": []})

@@ -8,7 +8,7 @@ import pytest
 from tff_leak.errors import InputError
 from tff_leak.report import results
 from tff_leak.report.claims import Claim, Verdict
-from tff_leak.report.preset_page import linked_prose
+from tff_leak.report.prose import linked_prose
 from tff_leak.report.tables import anchor
 
 OVERVIEW = "The malicious client's GAN, and model inversion"

@@ -10,10 +10,11 @@ import enum
 import operator
 import pathlib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tff_leak.errors import InputError
 from tff_leak.report.key_tables import above_control, shared_class_scores
+from tff_leak.report.prose import linked_prose
 from tff_leak.report.results_tables import reached_text
 from tff_leak.report.tables import (
     interval_text,
@@ -96,24 +97,28 @@ def _claim(
 def claims_tables(
     claims: Mapping[str, Sequence[Claim]],
     runs: Mapping[str, Sequence[Mapping]],
+    presets: Collection[str] = (),
 ) -> str:
-    """Returns a table a paper in Markdown.
+    """Returns a table a paper in Markdown, for `results.md`.
 
     Args:
       claims: by paper.
       runs: summaries of finished runs by preset, without the target in its name.
+      presets: all that there are; those that a remark names are linked.
 
     Raises:
       InputError: if a claim has a verdict and none of its presets a finished run.
     """
     parts = []
     for title, of_paper in claims.items():
-        rows = [_row(claim, runs) for claim in of_paper]
+        rows = [_row(claim, runs, presets) for claim in of_paper]
         parts.append(f"### {title}\n\n{table(_HEADER, rows)}")
     return "\n".join(parts)
 
 
-def _row(claim: Claim, runs: Mapping[str, Sequence[Mapping]]) -> list[str]:
+def _row(
+    claim: Claim, runs: Mapping[str, Sequence[Mapping]], presets: Collection[str]
+) -> list[str]:
     known = [preset for preset in claim.presets if preset in runs]
     if claim.verdict and not known:
         raise InputError(
@@ -131,7 +136,7 @@ def _row(claim: Claim, runs: Mapping[str, Sequence[Mapping]]) -> list[str]:
         claim.paper_says,
         verdict if known else "not run",
         "<br>".join(measured),
-        claim.remark,
+        linked_prose(claim.remark, runs, presets),
     ]
 
 

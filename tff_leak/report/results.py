@@ -16,7 +16,8 @@ from types import MappingProxyType
 
 from tff_leak.errors import InputError
 from tff_leak.report.claims import Claim, claims_tables
-from tff_leak.report.preset_page import GENERATED, TABLES, linked_prose, preset_page
+from tff_leak.report.preset_page import GENERATED, TABLES, preset_page
+from tff_leak.report.prose import linked_prose
 from tff_leak.report.results_tables import overview_row
 from tff_leak.report.tables import anchor, page_path, preset_link, table
 
@@ -123,7 +124,7 @@ def _main_page(
     """Of the runs' summaries by preset."""
     parts, titles = [], []
     if claims:
-        parts += [_CLAIMS, claims_tables(claims, runs)]
+        parts += [_CLAIMS, claims_tables(claims, runs, descriptions)]
         titles.append(_CLAIMS_TITLE)
     rows = [
         overview_row(preset_link(name), summaries)
