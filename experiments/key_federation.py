@@ -21,6 +21,7 @@ from tff_leak.defences.key_protection import (
     scores,
 )
 from tff_leak.errors import InputError
+from tff_leak.models.layers import Moments
 from tff_leak.models.network import Network
 from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
@@ -109,7 +110,11 @@ def draw_tables(
 
 
 def build_embedding(
-    source: Source, dimension: int, settings: KeySettings, seed: int
+    source: Source,
+    dimension: int,
+    settings: KeySettings,
+    seed: int,
+    moments: Moments | None = None,
 ) -> Network:
     """Builds the shared model: the paper of the attack's CNN, with keys at its end."""
     return key_embedding(
@@ -119,6 +124,7 @@ def build_embedding(
         hidden=settings.hidden,
         normalisation=settings.normalisation_of(dimension),
         seed=seed,
+        moments=moments,
     )
 
 
@@ -169,22 +175,29 @@ class OfflineEvaluator:
           `own_accuracy`, the mean over participants of their accuracy on their own
           classes by their own keys; `own_accuracy_least`, the least of them.
         """
-        owners = np.repeat(
-            np.arange(len(self.tables)), [len(table.classes) for table in self.tables]
-        )
-        _, classes = _all_keys(self.tables)
-        found = []
-        for number in np.unique(owners):
-            own = _own_model(state, number)
-            columns = owners == number
-            asked = np.isin(self.test.labels, classes[columns])
-            chosen = self._scores_where(asked, own)[:, columns]
-            right = _share_right(chosen, classes[columns], self.test.labels[asked])
-            found.append(right)
+        found = [
+            self.accuracy_on_own(own_model(state, number), number)
+            for number, table in enumerate(self.tables)
+            if table.classes
+        ]
         return {
             "own_accuracy": float(np.mean(found)),
             "own_accuracy_least": float(min(found)),
         }
+
+    def accuracy_on_own(self, model: dssgd.ServerState, number: int) -> float:
+        """Measures a model on a participant's own classes, by its own keys.
+
+        Args:
+          model: in the server's place.
+          number: of a participant that holds a class.
+        """
+        counts = [len(table.classes) for table in self.tables]
+        columns = np.repeat(np.arange(len(self.tables)), counts) == number
+        _, classes = _all_keys(self.tables)
+        asked = np.isin(self.test.labels, classes[columns])
+        chosen = self._scores_where(asked, model)[:, columns]
+        return _share_right(chosen, classes[columns], self.test.labels[asked])
 
     def participants_accuracy(self, state: ArmState, examples: Examples) -> float:
         """The mean over participants of what `accuracy` is of their own models.
@@ -196,7 +209,7 @@ class OfflineEvaluator:
         _, classes = _all_keys(self.tables)
         found = []
         for number in range(len(self.tables)):
-            answers = self._scores(_own_model(state, number), examples.images)
+            answers = self._scores(own_model(state, number), examples.images)
             found.append(_share_right(answers, classes, examples.labels))
         return float(np.mean(found))
 
@@ -238,6 +251,11 @@ class OfflineEvaluator:
             batch = tf.constant(images[start : start + _BATCH])
             parts.append(scores(self.network.outputs(weights, batch), keys).numpy())
         return np.concatenate(parts)
+
+
+def own_model(state: ArmState, participant: int) -> dssgd.ServerState:
+    """The participant's own model, as its last turn left it, in the server's place."""
+    return state.server._replace(parameters=state.clients[participant].parameters)
 
 
 def overlap(
@@ -285,11 +303,6 @@ def _nearest(key: np.ndarray, tables: Sequence[KeyTable]) -> dict[str, Any]:
     products = keys @ key
     best = int(products.argmax())
     return {"product": float(products[best]), "class": int(classes[best])}
-
-
-def _own_model(state: ArmState, participant: int) -> dssgd.ServerState:
-    """The participant's own model, as its last turn left it, in the server's place."""
-    return state.server._replace(parameters=state.clients[participant].parameters)
 
 
 def _all_keys(tables: Sequence[KeyTable]) -> tuple[np.ndarray, np.ndarray]:

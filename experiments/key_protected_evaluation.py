@@ -24,6 +24,7 @@ from experiments.dssgd_arm import ArmState, mean_over_rounds
 from experiments.evaluation import build_judge
 from experiments.federation import Federation
 from experiments.key_federation import overlap
+from experiments.key_own_moments import accuracy_by_own_moments
 from experiments.key_protected_program import (
     Data,
     Experiment,
@@ -35,7 +36,7 @@ from experiments.key_protected_program import (
 from experiments.report_parts import metrics_rows, series_of
 from experiments.run_clock import RunClock
 from tff_leak.attacks.client_transform import only_row
-from tff_leak.data.sources import Examples
+from tff_leak.defences.key_protection import Normalisation
 from tff_leak.metrics import score
 from tff_leak.metrics.judge import Judge
 from tff_leak.metrics.reconstruction import TargetInputs, evaluate_targets
@@ -117,7 +118,7 @@ def evaluate(
         evaluation = _evaluate_attacks(experiment, states, directory, summary)
     elif settings.study is Study.ACCURACY:
         found = [
-            _accuracy(arm, states[arm.name], data.reference, directory)
+            _accuracy(arm, states[arm.name], experiment, directory)
             for arm in experiment.federations.values()
         ]
         evaluation = Evaluation(summary | {"accuracy": found})
@@ -142,16 +143,29 @@ def participant_accuracies(directory: RunDirectory, arm: str) -> list[float]:
 
 
 def _accuracy(
-    arm: KeyArm, state: ArmState, reference: Examples, directory: RunDirectory
+    arm: KeyArm, state: ArmState, experiment: Experiment, directory: RunDirectory
 ) -> dict[str, Any]:
     """Figures of one dimension without an attack.
 
     The curve, and the best of it, are of at most 2,000 held-out pictures. The last
-    round's accuracy is measured on all of the reference as well.
+    round's accuracy is measured on all of the reference as well, and where any arm
+    normalises over the batch also by participants' own moments.
     """
+    data, settings = experiment.data, experiment.settings
     curve = participant_accuracies(directory, arm.name)
     held = sorted({label for table in arm.evaluator.tables for label in table.classes})
-    tests = reference.of_classes(held)
+    tests = data.reference.of_classes(held)
+    own_moments = {}
+    if settings.keys.normalisation is Normalisation.BATCH:
+        own_moments = accuracy_by_own_moments(
+            arm.evaluator,
+            state,
+            data.federation.data,
+            tests,
+            source=data.source,
+            settings=settings.keys,
+            seed=settings.seed,
+        )
     return {
         "dimension": arm.dimension,
         "participant_accuracy": curve[-1],
@@ -161,6 +175,7 @@ def _accuracy(
         "participant_accuracy_all_tests": arm.evaluator.participants_accuracy(
             state, tests
         ),
+        **own_moments,
         "task_accuracy": arm.evaluator.accuracy(state.server),
         **arm.evaluator.measure(state),
         "class_scores": arm.evaluator.class_scores(state.server),

@@ -287,6 +287,12 @@ def _accuracy_report(
         "are released to this evaluator alone. Of all tests: the same after the last "
         "turn of each, on all of them. Own keys: on a participant's own classes."
     )
+    if "participant_accuracy_own_moments" in found[0]:
+        text += (
+            " Behind the fixed layer these pictures are normalised by the moments of "
+            "all classes together, which no participant has. By own moments: each "
+            "participant's model normalises by the moments of its own pictures."
+        )
     best = max(found, key=lambda one: one["participant_accuracy"])
     verdict = (
         f"Mean participant accuracy {best['participant_accuracy']:.4f} at d = "
@@ -345,6 +351,9 @@ def _accuracy_table(found: Sequence[Mapping[str, Any]]) -> tuple:
         "own keys": "own_accuracy",
         "own keys, least": "own_accuracy_least",
     }
+    if "participant_accuracy_own_moments" in found[0]:
+        keys["of all tests, by own moments"] = "participant_accuracy_own_moments"
+        keys["own keys, by own moments"] = "own_accuracy_own_moments"
     rows = [[one[key] for key in keys.values()] for one in found]
     return ("After the last epoch", list(keys), rows)
 

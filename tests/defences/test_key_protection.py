@@ -1,5 +1,6 @@
 """Class keys: their geometry, the scores, and training by hand and by NumPy."""
 
+import functools
 import math
 
 import numpy as np
@@ -15,8 +16,10 @@ from tff_leak.defences.key_protection import (
     check_keys,
     decide,
     draw_keys,
+    feature_moments,
     key_at_distance,
     key_embedding,
+    key_features,
     key_training,
     largest_overlap,
     scores,
@@ -193,6 +196,23 @@ class TestEmbedding:
         assert first.std() == pytest.approx(1 / math.sqrt(40), rel=0.03)
         np.testing.assert_array_equal(first, fixed(0, tf.constant([9, 9])))
         assert np.all(first != fixed(1, SEED))
+
+    def test_moments_of_pictures_take_the_place_of_the_batchs(self):
+        build = functools.partial(key_embedding, "e", _linear, 8, hidden=4, seed=3)
+        features = key_features("f", _linear, 8, hidden=4, seed=3)
+        network = build(normalisation=Normalisation.BATCH)
+        weights = network.initialize(SEED)
+        inputs = tf.random.stateless_normal([7, 2], SEED)
+        moments = feature_moments(features, weights, inputs.numpy(), batch_size=3)
+        frozen = build(normalisation=Normalisation.BATCH, moments=moments)
+        whole = network.outputs(weights, inputs)
+        np.testing.assert_allclose(frozen.outputs(weights, inputs), whole, atol=1e-5)
+        # One by one, and in training too: neighbours do not count any more.
+        for training in (False, True):
+            alone, _ = frozen.apply(weights, inputs[2:3], training)
+            np.testing.assert_allclose(alone, whole[2:3], atol=1e-5)
+        with pytest.raises(InputError, match="instance: expected batch"):
+            build(normalisation=Normalisation.INSTANCE, moments=moments)
 
     def test_batch_statistics_depend_on_the_others_and_instance_ones_do_not(self):
         inputs = tf.random.stateless_normal([5, 2], SEED)

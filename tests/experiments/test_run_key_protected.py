@@ -1042,6 +1042,7 @@ def test_accuracy_of_shared_classes(tmp_path):
         study=program.Study.ACCURACY,
         dimensions=[8, 16],
         guesses=[],
+        keys=KeySettings(fixed_from=16, hidden=8, normalisation=Normalisation.BATCH),
         training=KeyTraining(batch_size=8, learning_rate=0.01),
     )
     data = _data("0-1;1-2", (), ())
@@ -1064,8 +1065,13 @@ def test_accuracy_of_shared_classes(tmp_path):
     every = measure(data.reference.of_classes([0, 1, 2]))
     assert short["participant_accuracy_all_tests"] == every
     assert every != short["participant_accuracy"]
+    # Without a fixed layer there are no moments; behind one owners' differ from all's.
+    assert short["participant_accuracy_own_moments"] == every
+    every = long["participant_accuracy_all_tests"]
+    assert long["participant_accuracy_own_moments"] != every
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Mean participant accuracy" in page
+    assert "of all tests, by own moments" in page
 
 
 @pytest.mark.parametrize("study", ["orthogonality", "shared_classes"])

@@ -629,3 +629,17 @@ def test_membership_has_its_advantage_instead(tmp_path):
     assert (row["p"], row["95% over examples"]) == ("1.2e-06", "0.580 to 0.660")
     assert "recovered" not in row and "epsilon, total" not in row
     assert "advantage: 0.20 (one seed)." in page
+
+
+def test_accuracy_by_own_moments_is_told_from_what_was_not_measured(tmp_path):
+    def run(seed, **figures):
+        one = {"dimension": 1024, "participant_accuracy": 0.9, **figures}
+        kind = {"experiment": "key_protected", "study": "accuracy", "seed": seed}
+        return kind | {"rounds": 1, "seconds": 1.0, "accuracy": [one]}
+
+    _write(tmp_path, "keys_a", run(0))
+    _write(tmp_path, "keys_a", run(1, participant_accuracy_own_moments=0.8))
+    page = _page(tmp_path, "keys_a")
+    assert "| 0 | 1024 | 0.9000 | not measured |" in page
+    assert "| 1 | 1024 | 0.9000 | 0.8000 |" in page
+    assert "the same of all tests, by own moments, d = 1024: 0.8000 (one seed)." in page

@@ -30,6 +30,7 @@ import enum
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from tff_leak.errors import InputError
@@ -233,23 +234,21 @@ def key_embedding(
     hidden: int = 128,
     normalisation: Normalisation | None = None,
     seed: int = 0,
+    moments: layers.Moments | None = None,
 ) -> Network:
     """Builds the shared model phi: a network whose outputs have length 1 (section 4).
 
     Without a fixed layer, for short keys: body to `dimension`, tanh, l2 normalisation.
-    With one, for long keys (section 4.2): body to `hidden`, tanh, the fixed layer to
-    `dimension`, normalisation with a trainable scale and offset, tanh, l2
-    normalisation. The fixed layer's weights are constants of the network
-    (`Weights.statistics`): they are the same for all, and no parameters.
+    With one, for long keys (section 4.2): `key_features`, normalisation with a
+    trainable scale and offset, tanh, l2 normalisation.
 
-    Not in the text: the body, `hidden` and its tanh, and the fixed layer's weights.
     That normalisation keeps no running statistics, which DSSGD would not share, is not
-    in the text either: over the batch it takes the statistics of whatever is given, so
-    embeddings depend on the pictures beside them, also at inference. Pictures of one
-    class alone lose there what they have in common (digits, d = 1024: threes scored
-    .13 by themselves, all digits together .56). So do an adversary's fakes, which is
-    an obstacle to its generator that has nothing to do with keys: measure attacks with
-    `Normalisation.INSTANCE`.
+    in the text: over the batch it takes the statistics of whatever is given, so
+    embeddings depend on the pictures beside them, also at inference, unless there are
+    `moments`. Pictures of one class alone lose there what they have in common (digits,
+    d = 1024: threes scored .13 by themselves, all digits together .56). So do an
+    adversary's fakes, which is an obstacle to its generator that has nothing to do with
+    keys: measure attacks with `Normalisation.INSTANCE`.
 
     Args:
       name: of the network.
@@ -258,6 +257,8 @@ def key_embedding(
       hidden: inputs of the fixed layer; not used without it.
       normalisation: behind the fixed layer; None: there is no fixed layer.
       seed: of the fixed layer; all participants agree on it.
+      moments: of features, to normalise over the batch by at inference in place of
+        what is given; see `feature_moments`. Not for training.
 
     Raises:
       InputError: if a value is out of its range.
@@ -266,18 +267,65 @@ def key_embedding(
     end = [layers.activation(tf.nn.tanh), layers.unit_length()]
     if normalisation is None:
         return followed_by(name, build_body(dimension), end)
+    over_batch = normalisation is Normalisation.BATCH
+    if moments is not None and not over_batch:
+        raise InputError(
+            f"moments are given with normalisation {normalisation.value}: expected "
+            "batch, as no other has moments of features; leave them out"
+        )
+    standardise = layers.standardise(axis=0 if over_batch else 1, moments=moments)
+    features = key_features(name, build_body, dimension, hidden=hidden, seed=seed)
+    return followed_by(name, features, [standardise, *end])
+
+
+def key_features(
+    name: str,
+    build_body: Callable[[int], Network],
+    dimension: int,
+    *,
+    hidden: int = 128,
+    seed: int = 0,
+) -> Network:
+    """Builds what `key_embedding` has before its normalisation (section 4.2).
+
+    Body to `hidden`, tanh, the fixed layer to `dimension`. The fixed layer's weights
+    are constants of the network (`Weights.statistics`): they are the same for all, and
+    no parameters. Not in the text: the body, `hidden` and its tanh, and these weights.
+
+    Args, errors: as of `key_embedding`, whose first weights are this network's.
+    """
+    _check_dimension(dimension, least=2)
     if hidden < 1:
         raise InputError(f"hidden is {hidden}: expected 1 or more numbers")
     # NumPy, not a tensor: networks are built into computations of their own.
     fixed_seed = derive(seeding.root(seed), Role.FIXED_LAYER).numpy()
-    over_batch = normalisation is Normalisation.BATCH
-    head = [
-        layers.activation(tf.nn.tanh),
-        layers.fixed_dense(dimension, seed=fixed_seed),
-        layers.standardise(axis=0 if over_batch else 1),
-        *end,
-    ]
-    return followed_by(name, build_body(hidden), head)
+    fixed = layers.fixed_dense(dimension, seed=fixed_seed)
+    tanh = layers.activation(tf.nn.tanh)
+    return followed_by(name, build_body(hidden), [tanh, fixed])
+
+
+def feature_moments(
+    features: Network, weights: Weights, pictures: np.ndarray, batch_size: int = 500
+) -> layers.Moments:
+    """Returns mean and variance of each feature over pictures, float32 `[d]` each.
+
+    Args:
+      features: from `key_features`.
+      weights: of it, or of the `key_embedding` of which it is the beginning.
+      pictures: float32 `[n, H, W, C]`, at least one.
+      batch_size: pictures at a time; what comes out does not depend on it.
+    """
+    first = Weights(
+        weights.trainable[: len(features.trainable_shapes)], weights.statistics
+    )
+    total, squares = 0.0, 0.0
+    for start in range(0, len(pictures), batch_size):
+        batch = tf.constant(pictures[start : start + batch_size])
+        found = features.outputs(first, batch).numpy().astype(np.float64)
+        total, squares = total + found.sum(axis=0), squares + (found**2).sum(axis=0)
+    mean = total / len(pictures)
+    variance = np.maximum(squares / len(pictures) - mean**2, 0.0)
+    return mean.astype(np.float32), variance.astype(np.float32)
 
 
 def key_training(settings: KeyTraining, network: Network) -> LocalTraining:

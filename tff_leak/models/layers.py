@@ -14,6 +14,8 @@ from tff_leak.models.network import Layer, Parameter, Shape
 
 Builder = Callable[[Shape], Layer]
 Initializer = Callable[[Shape, tf.Tensor], tf.Tensor]
+# Mean and variance of each feature, [size] both.
+Moments = tuple[np.ndarray, np.ndarray]
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -185,7 +187,9 @@ def batch_norm(
     return build
 
 
-def standardise(axis: int, *, epsilon: float = 1e-5) -> Builder:
+def standardise(
+    axis: int, *, epsilon: float = 1e-5, moments: Moments | None = None
+) -> Builder:
     """Normalisation of vectors without running statistics, with scale and offset.
 
     Outputs are (input - mean) / sqrt(variance + epsilon) * scale + offset. Mean and
@@ -198,6 +202,8 @@ def standardise(axis: int, *, epsilon: float = 1e-5) -> Builder:
         features, for each example (Ulyanov et al.'s instance normalisation, for a
         vector, which has no places: all its numbers are taken together).
       epsilon: Torch7's.
+      moments: in place of those of what is given: mean and variance, float32
+        `[size]` each. With them an output depends on its own example alone.
     """
 
     def build(shape: Shape) -> Layer:
@@ -205,7 +211,7 @@ def standardise(axis: int, *, epsilon: float = 1e-5) -> Builder:
 
         def apply(trainable, statistics, inputs, training):
             del training
-            mean, variance = tf.nn.moments(inputs, [axis], keepdims=True)
+            mean, variance = moments or tf.nn.moments(inputs, [axis], keepdims=True)
             outputs = tf.nn.batch_normalization(
                 inputs, mean, variance, trainable[1], trainable[0], epsilon
             )

@@ -399,6 +399,9 @@ _KEY_STUDIES: Mapping[str, tuple[str, Mapping[str, Callable]]] = {
         "accuracy",
         {
             "accuracy": operator.itemgetter("participant_accuracy"),
+            "by own moments": operator.methodcaller(
+                "get", "participant_accuracy_own_moments"
+            ),
             "mean score of shared classes": _shared_score,
         },
     ),

@@ -19,6 +19,10 @@ _STOP = {
     "stop_recovered": "recovered, all just trained",
     "stop_judge_share": "judge share, all just trained",
 }
+_ACCURACIES = {
+    "participant_accuracy": "mean participant accuracy",
+    "participant_accuracy_own_moments": "the same of all tests, by own moments",
+}
 _STOP_ROUND = "pictures of round, all just trained"
 
 
@@ -42,18 +46,26 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
     ]
     lines = ""
     if study == "accuracy":
-        by_dimension: dict[int, list[float]] = {}
-        for summary in summaries:
-            for one in summary["accuracy"]:
-                known = by_dimension.setdefault(one["dimension"], [])
-                known.append(one["participant_accuracy"])
+        rows = or_unmeasured(rows, ("own moments",))
         lines = "".join(
-            f"\nmean participant accuracy, d = {d}: {over_seeds(values, 4)}.\n"
-            for d, values in by_dimension.items()
+            _accuracy_over_seeds(summaries, *figure) for figure in _ACCURACIES.items()
         )
     elif len(summaries) > 1:
         lines = f"\n{sparse_table(_keys_over_seeds(summaries))}"
     return sparse_table(rows) + lines
+
+
+def _accuracy_over_seeds(summaries: Sequence[Mapping], figure: str, name: str) -> str:
+    """A line a dimension; of seeds that have the figure."""
+    by_dimension: dict[int, list[float]] = {}
+    for summary in summaries:
+        for one in summary["accuracy"]:
+            if figure in one:
+                by_dimension.setdefault(one["dimension"], []).append(one[figure])
+    return "".join(
+        f"\n{name}, d = {d}: {over_seeds(values, 4)}.\n"
+        for d, values in by_dimension.items()
+    )
 
 
 def _keys_over_seeds(summaries: Sequence[Mapping]) -> list[dict[str, object]]:
