@@ -31,8 +31,8 @@ applications", 2000). Six searches spend an effort on it:
   has, by fixed-point steps k <- sum of max(0, <k, r_j>)^2 r_j;
 - DRIFT: the same, from what changed since the first fetch in place of the embeddings;
 - WEIGHTS: the same, from the shared weights alone. The last d parameters are added to
-  an embedding before its length becomes 1, so that training towards keys adds a sum of
-  these keys to them;
+  what tanh and division by the length make an embedding of, so that training towards
+  keys adds a sum of these keys to them;
 - MOMENTS: the same, from Adam's first moment of these parameters, which is shared, too
   (section 5.1, technique (i)): minus the mean gradient of the last ten steps or so,
   which are those of the participant before. Of a victim that trains towards one key it
