@@ -127,10 +127,18 @@ def _course(attack: Mapping[str, Any]) -> dict[str, object]:
     return {
         **figure("late_recovered", "recovered, last half"),
         "first round with all trained": attack["trained_round"] or "not yet",
+        **_locally_trained(attack),
         "all just trained: pictures of round": attack["stop_round"] or "not yet",
         **figure("stop_recovered", "recovered, all just trained"),
         **figure("stop_judge_share", "judge share, all just trained"),
     }
+
+
+def _locally_trained(attack: Mapping[str, Any]) -> dict[str, object]:
+    if "locally_trained_round" not in attack:  # Of a run with older metrics.
+        return {}
+    found = attack["locally_trained_round"] or "not yet"
+    return {"first round with all at 97% on local data": found}
 
 
 def _circumstances(attack: Mapping[str, Any]) -> dict[str, object]:

@@ -156,12 +156,15 @@ class OfflineEvaluator:
       test: examples of the classes that somebody has a key for.
       each_by_itself: whether the network's output for a picture is the same whatever
         stands beside it, so that only pictures that are asked after need be shown.
+      local: what each participant trains on, of its own classes; empty: accuracy on it
+        is not measured.
     """
 
     network: Network
     tables: Sequence[KeyTable]
     test: Examples
     each_by_itself: bool = False
+    local: Sequence[Examples] = ()
 
     def accuracy(self, server: dssgd.ServerState) -> float:
         """Measures a model by Eq. 4, over all keys of all participants."""
@@ -173,17 +176,31 @@ class OfflineEvaluator:
 
         Returns:
           `own_accuracy`, the mean over participants of their accuracy on their own
-          classes by their own keys; `own_accuracy_least`, the least of them.
+          classes by their own keys; `own_accuracy_least`, the least of them; and
+          `local_accuracy_least`, the least of what they have on their local data, where
+          that is known.
         """
-        found = [
-            self.accuracy_on_own(own_model(state, number), number)
+        models = {
+            number: own_model(state, number)
             for number, table in enumerate(self.tables)
             if table.classes
+        }
+        found = [
+            self.accuracy_on_own(model, number) for number, model in models.items()
         ]
-        return {
+        measured = {
             "own_accuracy": float(np.mean(found)),
             "own_accuracy_least": float(min(found)),
         }
+        if not self.local:
+            return measured
+        least = min(
+            dataclasses.replace(self, test=self.local[number]).accuracy_on_own(
+                model, number
+            )
+            for number, model in models.items()
+        )
+        return measured | {"local_accuracy_least": least}
 
     def accuracy_on_own(self, model: dssgd.ServerState, number: int) -> float:
         """Measures a model on a participant's own classes, by its own keys.

@@ -45,7 +45,7 @@ from tff_leak.runtime.run_directory import RunDirectory, atomic_write_json
 
 FINAL_SAMPLES = 200
 TRAINED = 0.97
-"""Accuracy on everybody's own classes at which the paper stops (figure 6)."""
+"""Accuracy of everybody at which the paper stops (figure 6), there on local data."""
 
 
 class Entry(NamedTuple):
@@ -221,8 +221,8 @@ def _evaluate_attacks(
     )
     instruments = _Instruments(judge, settings.seed, kept)
     steps = mean_over_rounds(directory.metrics_csv, "generator_steps")
-    least = series_of(metrics_rows(directory), federations, "own_accuracy_least")
-    trained = {name: _first_round(*curve) for name, curve in least.items()}
+    trained = _first_rounds(federations, "own_accuracy_least", directory)
+    trained_locally = _first_rounds(federations, "local_accuracy_least", directory)
     stops = _stop_rounds(experiment, trained, kept)
     attacks = []
     for name, stop in stops.items():
@@ -236,6 +236,7 @@ def _evaluate_attacks(
                 "generator_steps": steps[name],
                 "control_generator_steps": _mean_steps(arm, steps),
                 "trained_round": trained[name],
+                **_if_measured("locally_trained_round", trained_locally, name),
                 "stop_round": stop,
                 **figures,
             }
@@ -463,6 +464,21 @@ def _elsewhere(
             if (adversary, label) not in scored
         ]
     return max(rows, key=lambda row: row["judge_share"], default=None)
+
+
+def _first_rounds(
+    arms: Collection[str], metric: str, directory: RunDirectory
+) -> dict[str, int | None]:
+    """By arm that has the metric, the first round after which it is at `TRAINED`."""
+    curves = series_of(metrics_rows(directory), arms, metric)
+    return {name: _first_round(*curve) for name, curve in curves.items()}
+
+
+def _if_measured(
+    figure: str, found: Mapping[str, int | None], arm: str
+) -> dict[str, int | None]:
+    """The figure of an arm; empty where older metrics do not have it."""
+    return {figure: found[arm]} if arm in found else {}
 
 
 def _first_round(rounds: Sequence[int], accuracies: Sequence[float]) -> int | None:

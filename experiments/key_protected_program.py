@@ -486,6 +486,8 @@ def _evaluator(
         tables,
         data.test.of_classes(sorted(held)),
         each_by_itself=normalisation is not Normalisation.BATCH,
+        # Figure 6 stops by it; a study of accuracy may have all images, and no stop.
+        local=data.federation.data if settings.study is Study.ATTACK else (),
     )
 
 

@@ -257,8 +257,10 @@ def _over_rounds(
         for metric, label in (
             ("task_accuracy", "accuracy, all keys"),
             ("own_accuracy_least", "least accuracy, own keys"),
+            ("local_accuracy_least", "least accuracy, local data, own keys"),
             ("attack_loss", "-score of fakes, guessed key"),
         )
+        if series_of(rows, arms, metric)
     }
     taken = snapshots.load_snapshots(directory)
     chosen = list(taken)[:: max(1, len(taken) // 10)]

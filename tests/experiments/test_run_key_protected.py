@@ -178,9 +178,12 @@ class TestEvaluator:
         KeyTable((1, 2), np.eye(3, dtype="f4")[[2, 0]], np.eye(3, dtype="f4")[[1]]),
     ]
 
-    def _evaluator(self, embeddings, labels, **settings):
+    def _examples(self, embeddings, labels):
         images = np.array(embeddings, np.float32).reshape([-1, 1, 1, 3])
-        test = Examples(images, np.array(labels, np.int32))
+        return Examples(images, np.array(labels, np.int32))
+
+    def _evaluator(self, embeddings, labels, **settings):
+        test = self._examples(embeddings, labels)
         return OfflineEvaluator(self.network, self.table, test, **settings)
 
     def _server(self, scale=1.0):
@@ -207,6 +210,16 @@ class TestEvaluator:
         found = evaluator.measure(state)
         assert found["own_accuracy"] == pytest.approx((1.0 + 1 / 3) / 2)
         assert found["own_accuracy_least"] == pytest.approx(1 / 3)
+        assert "local_accuracy_least" not in found
+        # Local data: participant 0's e1 is a 0 and e2 a 2 as they should be; of
+        # participant 1's, by the opposite model, (-.9, -.1, 0) is the 1 that it is and
+        # (0, -.9, -.1) with its own keys not the 1 but the 2.
+        local = (
+            self._examples([[0.9, 0.1, 0.0], [0.0, 0.9, 0.1]], [0, 2]),
+            self._examples([[0.9, 0.1, 0.0], [0.0, 0.9, 0.1]], [1, 1]),
+        )
+        known = dataclasses.replace(evaluator, local=local).measure(state)
+        assert known == {**found, "local_accuracy_least": 0.5}
         # Over all keys the opposite model has none of the four right.
         every = evaluator.participants_accuracy(state, evaluator.test)
         assert every == pytest.approx((0.75 + 0.0) / 2)
@@ -803,6 +816,12 @@ class TestAttack:
             trained = [i for i, value in enumerate(least, start=1) if value >= 0.97]
             assert attack["trained_round"] == (trained[0] if trained else None)
             assert (attack["stop_round"] is None) == (not trained)
+            least = [
+                float(row[f"{attack['arm']}/local_accuracy_least"]) for row in rows
+            ]
+            trained = [i for i, value in enumerate(least, start=1) if value >= 0.97]
+            expected = trained[0] if trained else None
+            assert attack["locally_trained_round"] == expected
         assert evaluation._first_round([1, 2, 3], [0.9, 0.97, 0.5]) == 2
         assert evaluation._first_round([1], [0.9]) is None
 

@@ -23,6 +23,7 @@ _ACCURACIES = {
     "participant_accuracy": "mean participant accuracy",
     "participant_accuracy_own_moments": "the same of all tests, by own moments",
 }
+_LOCALLY = "first round with all at 97% on local data"
 _STOP_ROUND = "pictures of round, all just trained"
 
 
@@ -36,7 +37,8 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
             for number, attack in enumerate(summary["attacks"])
             for one in attack["targets"]
         ]
-        rows = without_empty(or_unmeasured(rows, (LATE, *_STOP.values(), _STOP_ROUND)))
+        measured = (LATE, *_STOP.values(), _STOP_ROUND, _LOCALLY)
+        rows = without_empty(or_unmeasured(rows, measured))
         return sparse_table(rows) + _key_intervals(summaries)
     found = "accuracy" if study == "accuracy" else "keys"
     rows = [
@@ -104,6 +106,8 @@ def _key_attack_row(summary: Mapping, number: int, one: Mapping) -> dict:
     row |= _late_of_key(attack, one) | _largest_of_classes(attack)
     if "trained_round" in attack:
         row["first round with all trained"] = attack["trained_round"] or "not yet"
+    if "locally_trained_round" in attack:
+        row[_LOCALLY] = attack["locally_trained_round"] or "not yet"
     if "stop_round" in attack:
         row[_STOP_ROUND] = attack["stop_round"] or "not yet"
     [near] = [o for o in attack["overlap"] if o["adversary"] == one["adversary"]]
