@@ -28,6 +28,7 @@ from tff_leak.errors import InputError
 from tff_leak.models import classifiers, layers
 from tff_leak.models.network import Weights, sequential, unflatten
 from tff_leak.models.training import LocalData
+from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role, derive
 
 SEED = tf.constant([3, 4])
@@ -103,6 +104,17 @@ class TestKeyAtDistance:
         counts, _ = np.histogram(angles, bins=4, range=(-np.pi, np.pi))
         # Binomial(400, 1/4): mean 100, deviation 8.7; five deviations.
         assert np.all(np.abs(counts - 100) < 44)
+
+    def test_the_direction_is_of_a_role_of_its_own(self):
+        key = np.array([0.6, 0.8, 0.0])
+        drawn = tf.random.stateless_normal([3], derive(SEED, Role.KEY_GUESS)).numpy()
+        direction = drawn - drawn @ key * key
+        # At a right angle nothing of the key is left.
+        np.testing.assert_allclose(
+            key_at_distance(key, math.sqrt(2), SEED),
+            direction / np.linalg.norm(direction),
+            atol=1e-6,
+        )
 
     @pytest.mark.parametrize("distribution", KeyDistribution)
     def test_the_stream_that_drew_the_key_may_be_used_again(self, distribution):
@@ -213,6 +225,15 @@ class TestEmbedding:
             np.testing.assert_allclose(alone, whole[2:3], atol=1e-5)
         with pytest.raises(InputError, match="instance: expected batch"):
             build(normalisation=Normalisation.INSTANCE, moments=moments)
+
+    def test_the_fixed_layer_is_drawn_from_a_role_of_its_own(self):
+        network = key_embedding(
+            "e", _linear, 6, hidden=4, normalisation=Normalisation.INSTANCE, seed=5
+        )
+        stream = derive(seeding.root(5), Role.FIXED_LAYER)
+        [fixed] = network.initialize(SEED).statistics
+        expected = 0.5 * tf.random.stateless_normal([4, 6], stream)
+        np.testing.assert_allclose(fixed, expected, rtol=1e-6)
 
     def test_batch_statistics_depend_on_the_others_and_instance_ones_do_not(self):
         inputs = tf.random.stateless_normal([5, 2], SEED)
@@ -366,6 +387,27 @@ class TestTraining:
         alone = regularised is Regularised.WEIGHTS
         assert np.array_equal(first[8:], second[8:]) == alone
 
+    @pytest.mark.parametrize("regularised", list(Regularised))
+    def test_kernels_are_weights(self, regularised):
+        network = sequential(
+            "kernels",
+            (4, 4, 1),
+            [layers.conv2d(2, 3, padding="SAME"), layers.reshape(), layers.dense(3)],
+        )
+        settings = KeyTraining(regularisation=0.25, regularised=regularised)
+        of_biases = 0.0 if regularised is Regularised.WEIGHTS else 0.5
+        # A kernel [3, 3, 1, 2] and its 2 biases, then [32, 3] and 3 biases.
+        expected = 18 * [0.5] + 2 * [of_biases] + 96 * [0.5] + 3 * [of_biases]
+        pull = key_protection._pull(settings, network)
+        np.testing.assert_array_equal(pull, np.float32(expected))
+
+    def test_the_loss_is_the_mean_over_examples_and_not_over_minibatches(self):
+        # Four examples and one, by a model that hardly moves.
+        settings = KeyTraining(1e-9, batch_size=4)
+        loss, _ = self._loss_and_gradient(self._start()[:9].numpy().astype(np.float64))
+        trained = self._train(settings, self._start())
+        np.testing.assert_allclose(trained.loss, loss, rtol=1e-5)
+
     def test_a_second_moment_below_0_counts_as_0(self):
         negative = tf.concat([tf.zeros([18]), tf.fill([9], -1.0), [5.0]], axis=0)
         shared = self._start() + negative
@@ -376,6 +418,10 @@ class TestTraining:
             self.settings, self._start() + tf.concat([tf.zeros([27]), [5.0]], axis=0)
         )
         np.testing.assert_allclose(trained.parameters, as_zero.parameters, atol=1e-6)
+
+
+def test_keys_may_have_been_rounded():
+    check_keys(np.float32([[1.0009, 0.0], [0.0, 0.9991]]), 2)
 
 
 def test_the_streams_of_keys_and_guesses_have_roles_of_their_own():
@@ -407,6 +453,15 @@ def test_the_streams_of_keys_and_guesses_have_roles_of_their_own():
             lambda: check_keys(np.float32([[1, 0], [np.nan, 0]]), 2),
             "key 1 has length nan: expected 1",
         ),
+        (lambda: check_keys(tf.zeros([1, 2]), 2), "key 0 has length 0: expected 1"),
+        (
+            lambda: check_keys(np.float32([[1, 0], [0, 0.998]]), 2),
+            "key 1 has length 0.998: expected 1",
+        ),
+        (
+            lambda: check_keys(np.float32([[1.002, 0]]), 2),
+            "key 0 has length 1.002: expected 1",
+        ),
         (
             lambda: check_keys(np.eye(3, dtype=np.float32), 4),
             r"keys are float32 of shape \(3, 3\): expected float32 \[k, 4\]",
@@ -434,6 +489,14 @@ def test_the_streams_of_keys_and_guesses_have_roles_of_their_own():
         (
             lambda: KeyTraining(regularisation=-1.0),
             "regularisation is -1.0: expected a finite lambda",
+        ),
+        (
+            lambda: KeyTraining(regularisation=math.inf),
+            "regularisation is inf: expected a finite lambda",
+        ),
+        (
+            lambda: KeyTraining(regularisation=math.nan),
+            "regularisation is nan: expected a finite lambda",
         ),
         (lambda: KeyTraining(beta_1=1.0), r"beta_1 is 1.0: expected a decay in \[0, 1"),
         (lambda: KeyTraining(beta_2=-0.1), "beta_2 is -0.1: expected a decay"),
