@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from computations import key_protected
 from computations.dssgd import model_weights
 from computations.key_protected import build_key_protected, initial_client_state
 from tff_leak.attacks import client_gan, client_transform
@@ -73,7 +74,11 @@ class TestProtocol:
         clients = [_small_client(server, n, own) for n, own in enumerate(keys)]
         after, [client], metrics = process.next(server, [_small_data()], [clients[0]])
         assert metrics["uploaded"] == 1.0
-        assert -1 <= metrics["loss"] <= 1
+        # The mean of -score before the only step, which is of all examples.
+        inputs, labels = next(iter(_small_data()))
+        embeddings, _ = SMALL.apply(model_weights(SMALL, server), inputs, True)
+        own = np.sum(embeddings * keys[0][labels], axis=1)
+        np.testing.assert_allclose(metrics["loss"], -np.mean(own), atol=1e-5)
         np.testing.assert_allclose(after.parameters, client.parameters, atol=1e-6)
         assert after.parameters[-1] == 1.0  # Adam's steps
         np.testing.assert_array_equal(client.training, keys[0])
@@ -129,6 +134,25 @@ class TestProtocol:
         running = sequential("bn", (2,), [layers.batch_norm(scale=layers.ones)])
         with pytest.raises(InputError, match="network bn keeps running statistics"):
             build_key_protected(running)
+
+
+def test_settings_reach_the_protocol(monkeypatch):
+    given = {"upload_aggregator": "sum", "element_spec": "spec", "transform": "attack"}
+
+    def train(settings, network):
+        assert network is SMALL
+        return settings
+
+    def build(network, **settings):
+        assert network is SMALL
+        return settings
+
+    monkeypatch.setattr(key_protected, "key_training", train)
+    monkeypatch.setattr(key_protected.dssgd, "build_dssgd", build)
+    for training in (None, TRAINING):
+        found = build_key_protected(SMALL, training=training, seed=5, **given)
+        expected = training or KeyTraining()
+        assert found == given | {"training": expected, "seed": 5}
 
 
 class _Nothing(tff.aggregators.UnweightedAggregationFactory):
