@@ -405,7 +405,8 @@ class TestTraining:
         # Four examples and one, by a model that hardly moves.
         settings = KeyTraining(1e-9, batch_size=4)
         loss, _ = self._loss_and_gradient(self._start()[:9].numpy().astype(np.float64))
-        trained = self._train(settings, self._start())
+        train = key_training(settings, self.network).train
+        trained = train(self._start(), [], self.data, self.keys, 0, SEED)
         np.testing.assert_allclose(trained.loss, loss, rtol=1e-5)
 
     def test_a_second_moment_below_0_counts_as_0(self):

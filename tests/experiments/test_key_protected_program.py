@@ -28,7 +28,7 @@ from tff_leak.runtime.seeding import Role, derive, root
 
 SHAPE = (32, 32, 1)
 SEED = 5
-# None of them has its default.
+# What tests look for differs from its default.
 SETTINGS = Settings(
     study=Study.ATTACK,
     rounds=5,
