@@ -7,6 +7,7 @@ import pytest
 
 from experiments import key_protected_evaluation as evaluation
 from experiments.federation import Federation
+from experiments.key_federation import KeySettings
 from experiments.key_guesses import SearchTurns, parse_guesses
 from experiments.key_protected_program import KeyArm
 from experiments.key_snapshots import Snapshots
@@ -60,7 +61,12 @@ def test_accuracy_is_of_the_last_round_and_the_best_one_is_told(tmp_path):
         d8__task_accuracy_turn_2=[0.3, 0.7, 0.5],
     )
     arm = KeyArm("d8", 8, None, _Evaluator())
-    found = evaluation._accuracy(arm, STATE, _holding(0, 1, 1, 2), directory)
+    experiment = types.SimpleNamespace(
+        data=types.SimpleNamespace(reference=_holding(0, 1, 1, 2)),
+        settings=types.SimpleNamespace(keys=KeySettings()),
+    )
+    found = evaluation._accuracy(arm, STATE, experiment, directory)
+    # Nothing by own moments: normalisation is over each picture by itself.
     assert found == {
         "dimension": 8,
         "participant_accuracy": pytest.approx(0.45),
