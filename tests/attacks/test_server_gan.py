@@ -181,8 +181,9 @@ def test_a_round_of_all_that_strengthens_it():
 
         shared = classifiers.mlp(3, shape, hidden=4).initialize(SEED).trainable
         sight = Sight(list(shared), list(shared), Evidence(pictures(2), pictures(2)))
+        # Eagerly, as `_passive`.
         args = (attack, state, sight, pictures(6), SEED)
-        return state, tf.function(server_gan.passive_round)(*args)
+        return state, server_gan.passive_round(*args)
 
     options = {
         "coverage": 1.0,
