@@ -20,7 +20,7 @@ from tff_leak.models import classifiers
 from tff_leak.models.batched_sgd import BatchSgd
 from tff_leak.models.network import Weights
 from tff_leak.runtime import runtimes
-from tff_leak.threat import View
+from tff_leak.threat import View, check_process
 
 NETWORK = classifiers.mlp(3, (4, 4, 1), hidden=5)
 SIZES = (2, 4, 6)
@@ -63,6 +63,12 @@ def _build(defences, algorithm=Algorithm.FED_SGD, watched=WATCHED, **options):
     )
 
 
+@functools.cache
+def _built(defences):
+    """By FedSGD and watched, as most tests have it; to build one takes seconds."""
+    return _build(defences)
+
+
 def _round(process, defences, watched=WATCHED, rounds=1):
     """The states before and after the last of some rounds."""
     data = [tf.data.Dataset.from_tensors(part) for part in _examples()]
@@ -82,7 +88,7 @@ def _flat(tensors):
 @functools.cache
 def _gradients():
     """Of each client at the initial weights, computed apart."""
-    weights = _build(Defences()).initialize().global_model_weights.trainable
+    weights = _built(Defences()).initialize().global_model_weights.trainable
     weights = Weights([tf.constant(t) for t in weights], [])
     rows = [mean_gradient(NETWORK, weights, *part) for part in _examples()]
     return np.stack([np.concatenate([np.ravel(t) for t in row]) for row in rows])
@@ -98,7 +104,7 @@ def _moved(before, after):
 
 
 def test_the_rows_that_are_kept_are_those_of_the_watched_in_their_order():
-    process = _build(Defences())
+    process = _built(Defences())
     before, after = _round(process, Defences())
     seen = after.finalizer.seen
     np.testing.assert_allclose(
@@ -119,7 +125,7 @@ def test_the_rows_that_are_kept_are_those_of_the_watched_in_their_order():
 
 def test_of_a_secure_sum_the_mean_is_kept_and_nothing_else():
     defences = Defences(secure_aggregation=SecureAggregation(1.0))
-    _, after = _round(_build(defences), defences)
+    _, after = _round(_built(defences), defences)
     [kept] = _flat(after.finalizer.seen.updates)
     mean = np.average(_gradients(), axis=0, weights=SIZES)
     np.testing.assert_allclose(kept, mean, atol=1e-5)
@@ -127,7 +133,7 @@ def test_of_a_secure_sum_the_mean_is_kept_and_nothing_else():
 
 def test_a_server_that_adds_noise_has_the_clipped_rows_before_it():
     defences = Defences(user_dp=_user())
-    before, after = _round(_build(defences), defences)
+    before, after = _round(_built(defences), defences)
     kept = _flat(after.finalizer.seen.updates)
     norms = np.linalg.norm(_gradients(), axis=1)
     assert norms.min() > 0.1
@@ -187,7 +193,12 @@ def test_a_process_that_contradicts_its_threat_is_refused(name):
     for other, _ in VIEWS.values():
         if threat_of(other) != threat_of(defences):
             with pytest.raises(InputError, match="expected"):
-                _build(defences, threat=threat_of(other))
+                check_process(threat_of(other), _built(defences))
+
+
+def test_what_is_built_is_held_against_its_threat():
+    with pytest.raises(InputError, match="view is sum: expected an aggregate alone"):
+        _build(Defences(), threat=threat_of(VIEWS["sum"][0]))
 
 
 @pytest.mark.parametrize(
