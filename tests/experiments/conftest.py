@@ -18,17 +18,26 @@ ROOT = pathlib.Path(__file__).parents[2]
 _TIMEOUT = 120  # Seconds, of the imports or of one command.
 
 
-class _Binary:
-    """A binary that is imported once; see tools/forking.py."""
+def _imported() -> list[str]:
+    """What takes long in binaries, and defines no flags."""
+    kinds = ("evaluation", "program", "report")
+    return sorted(
+        f"experiments.{path.stem}"
+        for kind in kinds
+        for path in (ROOT / "experiments").glob(f"*_{kind}.py")
+    )
 
-    def __init__(self, module: str, folder: pathlib.Path):
-        self._module = module
+
+class _Binaries:
+    """What they import is imported once; see tools/forking.py."""
+
+    def __init__(self, folder: pathlib.Path):
         self._files = {name: folder / name for name in ("stdout", "stderr")}
         self._errors = folder / "errors"
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with open(self._errors, "w", encoding="utf-8") as errors:
             self._server = subprocess.Popen(
-                [sys.executable, str(ROOT / "tools" / "forking.py"), module],
+                [sys.executable, str(ROOT / "tools" / "forking.py"), *_imported()],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
                 stdin=subprocess.PIPE,
@@ -39,16 +48,18 @@ class _Binary:
                 start_new_session=True,
             )
 
-    def run(self, flags: tuple[str, ...]) -> subprocess.CompletedProcess:
+    def run(self, module: str, flags: tuple[str, ...]) -> subprocess.CompletedProcess:
         files = {name: str(path) for name, path in self._files.items()}
         with contextlib.suppress(BrokenPipeError):  # It says below why it ended.
-            self._server.stdin.write(json.dumps({"flags": flags, **files}) + "\n")
+            self._server.stdin.write(
+                json.dumps({"module": module, "flags": flags, **files}) + "\n"
+            )
         ready, _, _ = select.select([self._server.stdout], [], [], _TIMEOUT)
         answer = self._server.stdout.readline() if ready else ""
         if not answer:
             # Its next answer would be taken for that of another command.
             self.end()
-            pytest.fail(f"{self._module} {flags}: no exit code; {self.errors()}")
+            pytest.fail(f"{module} {flags}: no exit code; {self.errors()}")
         texts = {name: path.read_text() for name, path in self._files.items()}
         return subprocess.CompletedProcess(flags, int(answer), **texts)
 
@@ -66,26 +77,21 @@ class _Binary:
         self._server.stdout.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forked(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """`(module, *flags)`, e.g. `("experiments.run_dssgd", "--rounds=0")`, to a result.
 
     As `subprocess.run` of `python -m module` with captured text, for commands that end
-    before anything is computed, bad input above all. With the environment of the first
-    command.
+    before anything is computed, bad input above all. With the environment that the
+    first one found.
     """
-    binaries: dict[str, _Binary] = {}
+    binaries = _Binaries(tmp_path_factory.mktemp("forked"))
 
     def run(module: str, *flags: str) -> subprocess.CompletedProcess:
-        if module not in binaries:
-            binaries[module] = _Binary(module, tmp_path_factory.mktemp("forked"))
-        return binaries[module].run(flags)
+        return binaries.run(module, flags)
 
     yield run
-    for binary in binaries.values():
-        binary.end()
-    assert {
-        name: binary.errors() for name, binary in binaries.items()
-    } == dict.fromkeys(binaries, "")
+    binaries.end()
+    assert binaries.errors() == ""

@@ -111,8 +111,10 @@ def test_record_level_privacy_ends_before_the_budget_is_passed(tmp_path):
     assert config["record_dp"]["sampling"] == "epochs"
 
 
-def test_staleness_has_to_be_positive(tmp_path):
-    result = _run(f"--output_dir={tmp_path / 'run'}", "--max_staleness=0")
+def test_staleness_has_to_be_positive(tmp_path, forked):
+    result = forked(
+        "experiments.run_dssgd", f"--output_dir={tmp_path / 'run'}", "--max_staleness=0"
+    )
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()

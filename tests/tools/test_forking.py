@@ -12,9 +12,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 _BINARY = """
 import os, sys
 from absl import flags
+import shared
 from tff_leak.errors import InputError
+from tff_leak.runtime import cli
 _ENDS = flags.DEFINE_string("ends", "", "How.")
-print("imported", file=sys.stderr)
 
 def main(argv):
     print(argv[1:], len(sys.stdin.read()), _ENDS.value)
@@ -25,6 +26,9 @@ def main(argv):
     if _ENDS.value == "killed":
         os.kill(os.getpid(), 9)
     return {"code": 3, "words": "sorry"}.get(_ENDS.value)
+
+if __name__ == "__main__":
+    cli.run_main(main)
 """
 
 
@@ -32,10 +36,14 @@ def main(argv):
 def answers(tmp_path_factory):
     """The exit code and what is written of each way to end, one server for all."""
     folder = tmp_path_factory.mktemp("forking")
-    (folder / "ends.py").write_text(_BINARY)
+    (folder / "shared.py").write_text("import sys; print('imported', file=sys.stderr)")
+    # Two binaries of one flag, which one process could not both define.
+    for name in ("ends", "ends_too"):
+        (folder / f"{name}.py").write_text(_BINARY)
     ways = ["", "input", "bug", "killed", "code", "words", "again"]
     commands = [
         {
+            "module": "ends_too" if way == "again" else "ends",
             "flags": [f"--ends={way}"],
             "stdout": str(folder / f"{way}.out"),
             "stderr": str(folder / f"{way}.err"),
@@ -44,7 +52,7 @@ def answers(tmp_path_factory):
     ]
     path = [str(ROOT), str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/forking.py"), "ends"],
+        [sys.executable, str(ROOT / "tools/forking.py"), "shared"],
         input="".join(json.dumps(command) + "\n" for command in commands),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
