@@ -33,8 +33,11 @@ demo: $(STAMP)
 	$(RUN) -m experiments.run_client_gan \
 	    --flagfile=experiments/configs/digits.flags --output_dir=runs/demo $(ARGS)
 
+# Files by their paths, the last of which are quick. By default those with the fewest
+# tests come last, and each core would wait for a file that is one long test.
 test: $(STAMP)
-	$(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile \
+	    --no-loadscope-reorder $(ARGS)
 
 gpu: $(STAMP)
 	$(RUN) -m pip install --require-hashes --no-deps -r requirements-gpu.lock
