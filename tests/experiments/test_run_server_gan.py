@@ -297,6 +297,10 @@ def test_faces_with_glasses(tmp_path):
     experiment = program.build_experiment(settings, _faces())
     directory, states = _finish(tmp_path / "run", experiment)
     summary = json.loads(directory.summary.read_text())
+    # The paper's active server finds no representatives, and nobody else's pictures.
+    assert int(attack_state(states[program.Arm.ATTACK]).memory.filled) == 0
+    assert properties.VICTIM in summary["pooled"]["sets"]
+    assert properties.OTHER not in summary["pooled"]["sets"]
     assert summary["angle"] is None
     assert summary["words"] == ["with glasses", "without glasses"]
     assert summary["synthetic"] is True
@@ -335,9 +339,14 @@ def test_an_active_server_aims_at_the_victim(server, in_average):
     assert given["victim_in_average"] == in_average
     assert given["victim"] == 1
     assert given["auxiliary"].images is _data().auxiliary.images
+    assert given["find_representatives"] is None
     (threat, checked), _ = check.call_args
     assert checked is build.return_value
     assert (threat.behaviour, threat.view) == (Behaviour.ACTIVE, View.ROWS)
+    # Whether any are found does not depend on who is in the average.
+    strengthened = dataclasses.replace(settings, deviations=Deviations(class_means=1.0))
+    program.build_experiment(strengthened, _data())
+    assert callable(build.call_args.kwargs["find_representatives"])
 
 
 @pytest.mark.usefixtures("unbuilt")
@@ -373,54 +382,38 @@ def test_as_many_representatives_are_kept_as_a_round_finds(
     assert experiment.attack.other_representatives == kept
 
 
-def test_g_may_be_told_what_its_pictures_teach(tmp_path):
+def test_g_may_be_told_what_its_pictures_teach(tmp_path, monkeypatch):
     """`explained` reaches G, and nothing that clients see."""
-    states = {}
-    for weight in (0.1, 5.0):
-        settings = _settings(
-            rounds=1,
-            arms=[program.Arm.ATTACK],
-            deviations=Deviations(explained=weight),
-            matching={"images": 3, "iterations": 1, "unrolled_steps": 2},
-        )
-        experiment = program.build_experiment(settings, _data())
-        with RunDirectory.open(tmp_path / f"{weight}", {"test": True}) as directory:
-            states[weight] = _train(experiment, directory)[program.Arm.ATTACK]
-    little, much = states.values()
-    drawn = [attack_state(s).generator.weights.trainable for s in (little, much)]
-    assert not all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
-    pairs = zip(
-        shared_weights(little).trainable,
-        shared_weights(much).trainable,
-        strict=True,
+    measure = mock.Mock(wraps=program.representatives.unexplained)
+    monkeypatch.setattr(program.representatives, "unexplained", measure)
+    settings = _settings(
+        rounds=1,
+        arms=[program.Arm.ATTACK, program.Arm.HONEST],
+        deviations=Deviations(explained=5.0),
+        matching={"images": 3, "iterations": 1, "unrolled_steps": 2},
     )
+    experiment = program.build_experiment(settings, _data())
+    # In what trains G, as its building traces it.
+    measure.assert_called()
+    with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
+        states = _train(experiment, directory)
+    pairs = zip(*(shared_weights(s).trainable for s in states.values()), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize(
-    "server, deviations, found",
-    [
-        (program.Server.ACTIVE, Deviations(), 0),
-        (program.Server.ACTIVE, Deviations(class_means=1.0), 1),
-        # Whether any are found does not depend on who is in the average.
-        (program.Server.ACTIVE_APART, Deviations(class_means=1.0), 1),
-    ],
-)
-def test_an_active_server_finds_representatives_if_strengthened(
-    server, deviations, found, tmp_path
-):
+def test_an_active_server_finds_representatives_if_strengthened(tmp_path):
     settings = _settings(
         rounds=1,
         arms=[program.Arm.ATTACK],
-        server=server,
-        deviations=deviations,
+        server=program.Server.ACTIVE,
+        deviations=Deviations(class_means=1.0),
         matching={"images": 3, "iterations": 1},
     )
     data = _data()
     experiment = program.build_experiment(settings, data)
     with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
         state = attack_state(_train(experiment, directory)[program.Arm.ATTACK])
-    assert int(state.memory.filled) == found
+    assert int(state.memory.filled) == 1
     drawn = {
         program.Arm.ATTACK: {
             (label, identity): np.zeros([2, *data.source.image_shape], np.float32)
@@ -429,7 +422,7 @@ def test_an_active_server_finds_representatives_if_strengthened(
         }
     }
     sets = program._inputs(settings, data, data.held[0], drawn, state).sets
-    assert ("other" in sets) == bool(found)
+    assert properties.OTHER in sets
 
 
 def test_settings_that_came_later_are_written_down_if_given():
