@@ -205,7 +205,9 @@ def test_a_sum_of_few_images_gives_them_away_but_not_whose_they_are(tmp_path):
         attack_round=1,
         defences=Defences(secure_aggregation=SecureAggregation(1.0)),
     )
-    directory, summary = _run(tmp_path / "run", settings, _data())
+    data = _data()
+    experiment = program.build_experiment(settings, data)
+    directory, summary = _run(tmp_path / "run", settings, data, experiment)
     assert summary["threat"]["view"] == "sum"
     # It looks for all six images, of three clients.
     kept = read_reconstructions(directory.reconstructions)
@@ -215,10 +217,14 @@ def test_a_sum_of_few_images_gives_them_away_but_not_whose_they_are(tmp_path):
     assert summary["found"]["attack"] == 1.0
     assert summary["found"]["control"] == 0.0
     # With two clients' data exchanged the server gets the same sum, and finds the same.
-    data = _data()
     first, second, *others = data.clients
     exchanged = dataclasses.replace(data, clients=[second, first, *others])
-    other, _ = _run(tmp_path / "exchanged", settings, exchanged)
+    # The same process: it is built and compiled once.
+    arm = dataclasses.replace(experiment.arms[Arm.ATTACK], data=exchanged.clients)
+    experiment = dataclasses.replace(
+        experiment, data=exchanged, arms={**experiment.arms, Arm.ATTACK: arm}
+    )
+    other, _ = _run(tmp_path / "exchanged", settings, exchanged, experiment)
     again = read_reconstructions(other.reconstructions)
     np.testing.assert_allclose(again.images, kept.images, atol=1e-5)
 
@@ -334,11 +340,12 @@ def test_a_budget_ends_a_run_and_a_resumed_one(defences, tmp_path):
     free = program.build_experiment(settings, data)
     budget = free.arms[Arm.ATTACK].spending(2) * 1.001
     settings = dataclasses.replace(settings, privacy_budget=budget)
-    directory, summary = _run(tmp_path / "run", settings, data)
+    experiment = program.build_experiment(settings, data)
+    directory, summary = _run(tmp_path / "run", settings, data, experiment)
     assert (summary["rounds"], summary["rounds_planned"]) == (2, 9)
     assert 0 < summary["epsilon"] <= budget
     with RunDirectory.open(directory.path, {"test": True}) as again:
-        _train(program.build_experiment(settings, data), again)
+        _train(experiment, again)
     assert len(_rows(directory)) == 2
 
 
