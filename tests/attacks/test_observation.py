@@ -1,6 +1,7 @@
 """The observing aggregation: its rows against hand and NumPy, and when it refuses."""
 
 import collections
+import functools
 
 import numpy as np
 import pytest
@@ -25,13 +26,18 @@ WEIGHT = tff.TensorType(np.float32)
 WITH_ID = tff.types.to_type(Identified(np.int32, WEIGHT))
 
 
+@functools.cache
+def _observing_mean():
+    return observing_factory(MEAN).create(VECTOR, WITH_ID)
+
+
 def _weights(ids, weights):
     pairs = zip(ids, weights, strict=True)
     return [Identified(np.int32(i), np.float32(w)) for i, w in pairs]
 
 
 def test_type_signature_with_weights():
-    process = observing_factory(MEAN).create(VECTOR, WITH_ID)
+    process = _observing_mean()
     state = "<value_sum_process=<>,weight_sum_process=<>>"
     assert process.next.type_signature.compact_representation() == (
         f"(<state={state}@SERVER,value={{float32[2]}}@CLIENTS,"
@@ -57,7 +63,7 @@ def test_type_signature_without_weights():
 
 
 def test_rows_and_mean_by_hand():
-    process = observing_factory(MEAN).create(VECTOR, WITH_ID)
+    process = _observing_mean()
     values = [np.float32([1, 2]), np.float32([3, 4]), np.float32([5, 6])]
     output = process.next(
         process.initialize(), values, _weights([7, 3, 5], [1.0, 2.0, 1.0])
@@ -84,10 +90,9 @@ def test_rows_without_weights_by_hand():
     np.testing.assert_array_equal(result.rows.value, [[3, 5], [1, 2]])
 
 
-@pytest.mark.parametrize("count", [1, 8, 9, 140])
-def test_rows_of_any_number_of_clients(count):
-    """Across the bounds of blocks and levels, with several types and shapes."""
-    rng = np.random.default_rng(count)
+@functools.cache
+def _observing_several():
+    """A sum of values of several types and shapes."""
     value_type = tff.types.to_type(
         collections.OrderedDict(
             z=tff.TensorType(np.float32, [2, 3]),
@@ -96,7 +101,14 @@ def test_rows_of_any_number_of_clients(count):
         )
     )
     inner = tff.aggregators.as_weighted_aggregator(tff.aggregators.SumFactory())
-    process = observing_factory(inner).create(value_type, WITH_ID)
+    return observing_factory(inner).create(value_type, WITH_ID)
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 140])
+def test_rows_of_any_number_of_clients(count):
+    """Across the bounds of blocks and levels, with several types and shapes."""
+    process = _observing_several()
+    rng = np.random.default_rng(count)
     z = rng.normal(size=(count, 2, 3)).astype(np.float32)
     a = rng.integers(-9, 9, count).astype(np.int32)
     m = rng.normal(size=(count, 1)).astype(np.float32)
@@ -113,7 +125,7 @@ def test_rows_of_any_number_of_clients(count):
 
 
 def test_clients_with_one_id_keep_their_rows():
-    process = observing_factory(MEAN).create(VECTOR, WITH_ID)
+    process = _observing_mean()
     values = [np.float32([i, 0]) for i in range(3)]
     result = process.next(process.initialize(), values, _weights([4, 4, 1], [1] * 3))
     assert result.result.rows.client_id.tolist() == [1, 4, 4]
