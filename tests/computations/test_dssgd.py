@@ -1,6 +1,7 @@
 """DSSGD: type signature, hand-computed turns, orders, and whose state is where."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -39,6 +40,12 @@ def _dataset(inputs, labels):
     return tf.data.Dataset.from_tensor_slices(tensors).batch(max(len(labels), 1))
 
 
+@functools.cache
+def _summing():
+    """Of which all is shared as it is; to build a process takes a second or more."""
+    return build_dssgd(LINEAR, training=STEP)
+
+
 def _clients(server, count, network=LINEAR, **kwargs):
     return [
         initial_client_state(network, server, participant=number, seed=0, **kwargs)
@@ -73,7 +80,7 @@ def test_type_signature():
 
 
 def test_all_at_once_sums_the_uploads():
-    process = build_dssgd(LINEAR, training=STEP)
+    process = _summing()
     server = process.initialize()
     server, clients, metrics = process.next(
         server, [FIRST, SECOND], _clients(server, 2)
@@ -87,7 +94,7 @@ def test_all_at_once_sums_the_uploads():
 
 
 def test_in_turns_the_second_starts_where_the_first_ended():
-    process = build_dssgd(LINEAR, training=STEP)
+    process = _summing()
     server = process.initialize()
     one, two = _clients(server, 2)
     server, [one], _ = process.next(server, [FIRST], [one])
@@ -155,15 +162,20 @@ def test_staleness_hands_out_older_models_seeded_and_bounded():
     assert len(set(first)) > 1
 
 
+@functools.cache
+def _in_batches():
+    network = classifiers.mlp(3, (4, 4, 1), hidden=4)
+    return network, build_dssgd(network, training=LocalSgd(0.1, batch_size=3))
+
+
 @pytest.mark.parametrize("batch", [1, 2, 512])
 def test_how_a_dataset_is_batched_does_not_matter(batch):
-    network = classifiers.mlp(3, (4, 4, 1), hidden=4)
+    network, process = _in_batches()
     rng = np.random.default_rng(0)
     tensors = (
         rng.normal(size=(7, 4, 4, 1)).astype(np.float32),
         rng.integers(0, 3, 7).astype(np.int32),
     )
-    process = build_dssgd(network, training=LocalSgd(0.1, batch_size=3))
     server = process.initialize()
     dataset = tf.data.Dataset.from_tensor_slices(tensors)
     results = [
@@ -311,8 +323,8 @@ class TestOtherTraining:
 
     def test_sgd_in_the_slot_is_sgd(self):
         servers = []
-        for training in (STEP, sgd_training(STEP, LINEAR)):
-            process = build_dssgd(LINEAR, training=training)
+        in_the_slot = build_dssgd(LINEAR, training=sgd_training(STEP, LINEAR))
+        for process in (_summing(), in_the_slot):
             server = process.initialize()
             server, _, _ = process.next(server, [SECOND], _clients(server, 1))
             servers.append(server)
@@ -341,18 +353,20 @@ class TestWithAnAdversary:
         fakes_per_turn=6,
     )
 
-    def _run(self, attack):
-        transform = client_gan.build_client_gan(attack, self.network)
-        process = build_dssgd(self.network, transform=transform)
+    @classmethod
+    @functools.cache
+    def _run(cls, attack):
+        transform = client_gan.build_client_gan(attack, cls.network)
+        process = build_dssgd(cls.network, transform=transform)
         server = process.initialize()
         private = client_gan.initial_state(
             attack, target=1, seed=tf.constant(seeding.root(1))
         )
         honest = initial_client_state(
-            self.network, server, participant=0, seed=0, transform=transform
+            cls.network, server, participant=0, seed=0, transform=transform
         )
         malicious = initial_client_state(
-            self.network,
+            cls.network,
             server,
             participant=1,
             seed=0,
