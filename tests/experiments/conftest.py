@@ -78,6 +78,18 @@ class _Binaries:
 
 
 @pytest.fixture(scope="session")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The flag of a folder of judges, one for all of pytest-xdist's workers.
+
+    To train one takes a good part of a binary's time.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return f"--judges={folder / 'judges'}"
+
+
+@pytest.fixture(scope="session")
 def forked(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
