@@ -79,10 +79,10 @@ def _pictures(
             columns=_SHOWN,
             window=evaluation.window,
         )
-        figures.save(drawn, directory.figures / f"{arm.value}_{target}.png")
+        picture = figures.save(drawn, directory.figures / f"{arm.value}_{target}.png")
         name = data.source.class_names[target]
         caption = f"{title}, target {name}: nearest private image above each sample"
-        pictures.append((caption, figures.png(drawn)))
+        pictures.append((caption, picture))
     return html.Section(title, text, figures=pictures)
 
 
@@ -151,8 +151,8 @@ def _over_rounds(
     drawings |= _strips(experiment, evaluation, directory)
     pictures = []
     for name, drawn in drawings.items():
-        figures.save(drawn, directory.figures / f"{name}.png")
-        pictures.append((name.replace("_", " "), figures.png(drawn)))
+        picture = figures.save(drawn, directory.figures / f"{name}.png")
+        pictures.append((name.replace("_", " "), picture))
     text = (
         "In a round every participant has one turn. Judge share, similarity and "
         "recovered are measured on snapshots of the generators, recovered against the "

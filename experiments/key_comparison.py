@@ -193,8 +193,8 @@ def _curves(
                 few=True,
                 logarithmic=key == "effort",
             )
-            figures.save(drawn, directory.figures / f"recovered_{key}.png")
-            pictures.append((f"recovered over the {axis}", figures.png(drawn)))
+            picture = figures.save(drawn, directory.figures / f"recovered_{key}.png")
+            pictures.append((f"recovered over the {axis}", picture))
     return pictures
 
 

@@ -173,10 +173,10 @@ def _overview(
         column_names=[str(number + 1) for number in range(len(names))],
         window=evaluation.window,
     )
-    figures.save(drawn, directory.figures / "attack_all.png")
+    picture = figures.save(drawn, directory.figures / "attack_all.png")
     caption = f"Nearest private image above each sample. {'; '.join(names)}"
     text = "The first sample of each attack's generator, not selected."
-    pictures = [(caption, figures.png(drawn))]
+    pictures = [(caption, picture)]
     return html.Section("Every attack", text, figures=pictures, wide=True)
 
 
@@ -195,10 +195,10 @@ def _pictures(
             images = evaluation.drawn[arm][number][:_SHOWN]
             drawn = _grid(experiment.data, evaluation, target, images)
             path = directory.figures / f"{arm}_{number}_{target}.png"
-            figures.save(drawn, path)
+            picture = figures.save(drawn, path)
             kind = "attack" if arm == attack["arm"] else "control"
             caption = f"{kind}, adversary {number}, scored as {name}"
-            pictures.append((caption, figures.png(drawn)))
+            pictures.append((caption, picture))
     text = (
         "Lower rows: the first samples that each adversary's generator drew, not "
         "selected. Upper rows: the victim's image nearest to each in L1; in the "
@@ -272,8 +272,8 @@ def _over_rounds(
         )
     pictures = []
     for name, drawn in drawings.items():
-        figures.save(drawn, directory.figures / f"{name}.png")
-        pictures.append((name.replace("_", " "), figures.png(drawn)))
+        picture = figures.save(drawn, directory.figures / f"{name}.png")
+        pictures.append((name.replace("_", " "), picture))
     text = "In a round every participant has one turn. Keys are the evaluator's only."
     return html.Section("Over the rounds", text, figures=pictures)
 
@@ -337,8 +337,8 @@ def _accuracy_curves(
         ("own_accuracy", own, "accuracy over a participant's own keys"),
     ):
         drawn = figures.curves(series, label, xlabel="epoch")
-        figures.save(drawn, directory.figures / f"{name}.png")
-        pictures.append((label, figures.png(drawn)))
+        picture = figures.save(drawn, directory.figures / f"{name}.png")
+        pictures.append((label, picture))
     return pictures
 
 
@@ -395,8 +395,8 @@ def _keys_report(
             ys.append(one[name])
         label = name.replace("_", " ")
         drawn = figures.curves(series, label, xlabel="log2 of the dimension")
-        figures.save(drawn, directory.figures / f"{name}.png")
-        pictures.append((label, figures.png(drawn)))
+        picture = figures.save(drawn, directory.figures / f"{name}.png")
+        pictures.append((label, picture))
     shared = experiment.settings.study is Study.SHARED_CLASSES
     first, last = found[0], found[-1]
     figure = "other_largest" if shared else "largest"

@@ -268,9 +268,9 @@ def _of_attack(cells: Cells, directory: RunDirectory) -> html.Section:
     pictures = []
     if points:
         drawn = figures.frontier(points, "task accuracy", measure)
-        figures.save(drawn, directory.figures / f"frontier_{attack}.png")
+        picture = figures.save(drawn, directory.figures / f"frontier_{attack}.png")
         caption = "Leakage against task accuracy; the line joins the best trade-offs"
-        pictures = [(caption, figures.png(drawn))]
+        pictures = [(caption, picture)]
     text = (
         "Task accuracy is the shared model's on held-out images; epsilon the most "
         "exposed participant's, largest of the seeds, at its run's delta. Epsilons of "

@@ -98,9 +98,9 @@ def _pictures(
             window=evaluation.window,
         )
         number = f"_{start}" if start else ""
-        figures.save(drawn, directory.figures / f"{name}_all{number}.png")
+        picture = figures.save(drawn, directory.figures / f"{name}_all{number}.png")
         caption = f"{title}: nearest private image above each picture"
-        pictures.append((caption, figures.png(drawn)))
+        pictures.append((caption, picture))
     return html.Section(title, text, figures=pictures, wide=True)
 
 
@@ -120,13 +120,13 @@ def _every_picture(
                 row_names=("nearest private", "inversion"),
                 window=evaluation.window,
             )
-            if not start:
-                figures.save(drawn, directory.figures / f"{ATTACK}_{target}.png")
+            path = directory.figures / f"{ATTACK}_{target}.png"
+            picture = figures.png(drawn) if start else figures.save(drawn, path)
             caption = (
                 f"Target {experiment.data.source.class_names[target]}, descents "
                 f"{start + 1} to {start + len(private[rows])}"
             )
-            pictures.append((caption, figures.png(drawn)))
+            pictures.append((caption, picture))
     text = "The descents to one class differ in the noise that they start from."
     return html.Section("Every inversion", text, figures=pictures, wide=True)
 
@@ -148,13 +148,13 @@ def _over_epochs(directory: RunDirectory) -> html.Section:
         if key.endswith("/task_accuracy")
     }
     drawn = figures.curves(series, "test accuracy", xlabel="epoch", ylimits=(0, 1))
-    figures.save(drawn, directory.figures / "task_accuracy.png")
+    picture = figures.save(drawn, directory.figures / "task_accuracy.png")
     text = (
         "Accuracy on held-out images of the classes that a network is trained on. "
         "Training stops for all once the attacked network has reached the accuracy "
         "asked for; after that they stay as they are."
     )
-    pictures = [("test accuracy", figures.png(drawn))]
+    pictures = [("test accuracy", picture)]
     return html.Section("Over the epochs", text, figures=pictures)
 
 

@@ -137,8 +137,8 @@ def _overview(
 ) -> html.Section:
     """The paper's Fig. 4: real pictures, representatives and samples, by class."""
     together = _together(drawn)
-    figures.save(together, directory.figures / "attack_all.png")
-    pictures = [("All classes: the first of each set", figures.png(together))]
+    picture = figures.save(together, directory.figures / "attack_all.png")
+    pictures = [("All classes: the first of each set", picture)]
     for one in drawn:
         sets = _sets_of(one)
         # Not chosen: the first of each.
@@ -148,9 +148,9 @@ def _overview(
             if name in sets
         }
         grid = figures.picture_rows(rows)
-        figures.save(grid, directory.figures / f"attack_{one.target}.png")
+        picture = figures.save(grid, directory.figures / f"attack_{one.target}.png")
         name = experiment.data.source.class_names[one.target]
-        pictures.append((f"Class {name}: the first of each set", figures.png(grid)))
+        pictures.append((f"Class {name}: the first of each set", picture))
     with_it, without = experiment.data.words
     text = (
         f"Only the victim's pictures are {with_it}. The server has the clients' "
@@ -206,8 +206,8 @@ def _over_rounds(experiment: Experiment, directory: RunDirectory) -> html.Sectio
         )
     pictures = []
     for name, drawing in drawings.items():
-        figures.save(drawing, directory.figures / f"{name.replace(' ', '_')}.png")
-        pictures.append((name, figures.png(drawing)))
+        path = directory.figures / f"{name.replace(' ', '_')}.png"
+        pictures.append((name, figures.save(drawing, path)))
     text = (
         "Category share, identity share and score are what the server itself measures; "
         "it never sees what the others show."

@@ -182,16 +182,14 @@ def _pictures(evaluation: Evaluation, directory: RunDirectory) -> html.Section:
     drawn = figures.picture_rows(
         {name: np.stack(row[:_COLUMNS]) for name, row in images.items()}
     )
-    figures.save(drawn, directory.figures / "attack_all.png")
+    picture = figures.save(drawn, directory.figures / "attack_all.png")
     text = (
         "Upper row: the victims' images. Below each stands what the attack claims of "
         "its class (of several the nearest in L1), and what it claims where the "
         "victims hold other images of the class. A class of which nothing is claimed "
         "has a blank picture."
     )
-    pictures = [
-        ("The victims' images, the attack's, the control's", figures.png(drawn))
-    ]
+    pictures = [("The victims' images, the attack's, the control's", picture)]
     return html.Section("What the server found", text, figures=pictures, wide=True)
 
 
@@ -222,10 +220,8 @@ def _every_picture(evaluation: Evaluation) -> html.Section:
 def _accuracy(directory: RunDirectory) -> html.Section:
     series = series_of(metrics_rows(directory), _ARMS, "task_accuracy")
     drawn = figures.curves(series, "task accuracy", ylimits=(0, 1))
-    figures.save(drawn, directory.figures / "task_accuracy.png")
-    return html.Section(
-        "Over the rounds", figures=[("task accuracy", figures.png(drawn))]
-    )
+    picture = figures.save(drawn, directory.figures / "task_accuracy.png")
+    return html.Section("Over the rounds", figures=[("task accuracy", picture)])
 
 
 def _membership_curves(
@@ -243,8 +239,8 @@ def _membership_curves(
         }
         levels = {"initial model": summary["membership"]["initial"][name]}
         drawn = figures.curves(series, label, levels=levels)
-        figures.save(drawn, directory.figures / f"{name}.png")
-        pictures.append((label, figures.png(drawn)))
+        picture = figures.save(drawn, directory.figures / f"{name}.png")
+        pictures.append((label, picture))
     text = (
         "Of the shared model after each round, which every participant sees. A loss "
         "below a threshold is taken for membership; the advantage is that of the best "

@@ -117,8 +117,8 @@ def test_background_is_transparent_and_png_is_repeatable():
 def test_save_is_atomic_and_leaves_nothing_beside(tmp_path, monkeypatch):
     path = tmp_path / "figures" / "loss.png"
     drawn = figures.curves({"a": ([1, 2], [0, 1])}, "loss")
-    figures.save(drawn, path)
-    assert path.read_bytes() == figures.png(drawn)
+    saved = figures.save(drawn, path)
+    assert path.read_bytes() == saved == figures.png(drawn)
 
     def killed(*_):
         raise KeyboardInterrupt

@@ -271,15 +271,20 @@ def png(drawn: figure.Figure) -> bytes:
     return buffer.getvalue()
 
 
-def save(drawn: figure.Figure, path: str | os.PathLike) -> None:
+def save(drawn: figure.Figure, path: str | os.PathLike) -> bytes:
     """Writes the figure as a PNG: beside `path` first, then renamed.
 
     A reader sees the old file or the whole new one, also when the program is killed.
     The directory is made where it does not exist.
+
+    Returns:
+      What was written, as of `png`, which takes longer than all else here.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, png(drawn))
+    picture = png(drawn)
+    atomic_write_bytes(path, picture)
+    return picture
 
 
 def _cut(images: np.ndarray, window: tuple[int, int] | None) -> np.ndarray:
