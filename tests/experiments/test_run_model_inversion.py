@@ -56,19 +56,29 @@ def _data():
     return program.Data(source, pools.participants, pools.judge, pools.reference)
 
 
+@functools.cache
+def _experiment():
+    return program.build_experiment(_settings(), _data())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime():
+    """One for all tests: it keeps what it has compiled."""
+    yield runtimes.use("in_process", asynchronous=True)
+    tff.test.set_no_default_context()
+    # What TensorFlow has compiled complains if it outlives TensorFlow.
+    _experiment.cache_clear()
+
+
 def _train(experiment, directory):
-    runtimes.use("in_process", asynchronous=True)
     progress = Progress(experiment.settings.epochs, "test", enabled=False)
-    try:
-        return asyncio.run(program.run(experiment, directory, progress))
-    finally:
-        tff.test.set_no_default_context()
+    return asyncio.run(program.run(experiment, directory, progress))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run's directory, from training to the report."""
-    experiment = program.build_experiment(_settings(), _data())
+    experiment = _experiment()
     path = tmp_path_factory.mktemp("finished") / "run"
     with (
         RunDirectory.open(path, {"test": True}) as directory,
@@ -155,7 +165,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
             raise KeyboardInterrupt
         return await run_round(self, state, round_num)
 
-    experiment = program.build_experiment(_settings(), _data())
+    experiment = _experiment()
     with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
         with monkeypatch.context() as patch:
             patch.setattr(program.TrainingArm, "run_round", interrupted)
@@ -176,9 +186,8 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
 
 
 def test_controls_never_see_what_they_are_inverted_for():
-    experiment = program.build_experiment(_settings(), _data())
     held = {}
-    for name, arm in experiment.arm.networks.items():
+    for name, arm in _experiment().arm.networks.items():
         [dataset] = arm.datasets
         labels = [batch.numpy() for _, batch in dataset]
         held[name] = set(np.concatenate(labels).tolist())
@@ -250,7 +259,7 @@ def test_bad_input_is_one_line_and_changes_nothing(flags, named, tmp_path, forke
     assert not output.exists()
 
 
-def test_the_binary_writes_a_report(tmp_path):
+def test_the_binary_writes_a_report(tmp_path, judges):
     output = tmp_path / "run"
     result = subprocess.run(
         [
@@ -262,6 +271,8 @@ def test_the_binary_writes_a_report(tmp_path):
             "--epochs=1",
             "--inversion=iterations=3",
             "--targets=1,7",
+            "--threads=2",
+            judges,
             f"--output_dir={output}",
         ],
         cwd=ROOT,
