@@ -161,7 +161,10 @@ _WITH_FLAGS = ("run_key_protected", "common_flags", "place_flags")
 
 @pytest.fixture(scope="module")
 def binary():
-    """The program. Its flags are gone afterwards: other programs have such names."""
+    """The program. Other programs have flags of such names: each time some are gone."""
+    others = {name: flags.FLAGS[name] for name in GIVEN if name in flags.FLAGS}
+    for name in others:
+        delattr(flags.FLAGS, name)
     before = set(flags.FLAGS)
     yield importlib.import_module("experiments.run_key_protected")
     flags.FLAGS.unparse_flags()
@@ -170,6 +173,8 @@ def binary():
     for name in _WITH_FLAGS:
         del sys.modules[f"experiments.{name}"]
         delattr(experiments, name)
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
 
 
 @pytest.fixture
