@@ -2,9 +2,10 @@
 
 Normalisation over the batch has, while a participant trains, the moments of its own
 classes. An evaluator that shows pictures of all classes together normalises by theirs,
-which no participant has, and a model may do better so than in its owner's hands. Here
-each participant's model is given the moments of what it was trained on, as running
-statistics would come to be.
+with which no participant trains, and a model may do better so than in its owner's
+hands. Here each participant's model is given the moments of what it was trained on,
+much as running statistics would come to be: those of all its pictures, at the weights
+that the model has in the end.
 """
 
 import dataclasses

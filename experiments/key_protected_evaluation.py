@@ -469,9 +469,16 @@ def _elsewhere(
 def _first_rounds(
     arms: Collection[str], metric: str, directory: RunDirectory
 ) -> dict[str, int | None]:
-    """By arm that has the metric, the first round after which it is at `TRAINED`."""
+    """By arm that has the metric, the first round after which it is at `TRAINED`.
+
+    Without arms that have it of some rounds only.
+    """
     curves = series_of(metrics_rows(directory), arms, metric)
-    return {name: _first_round(*curve) for name, curve in curves.items()}
+    return {
+        name: _first_round(rounds, values)
+        for name, (rounds, values) in curves.items()
+        if not np.isnan(values).any()  # Rounds of before it was measured: unknown.
+    }
 
 
 def _if_measured(

@@ -349,12 +349,15 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
             built[guess.search] = transform, process
         transform, process = built[guess.search]
         private = _private(settings, gan, network, federation, tables, guess)
+        # In a control not everybody has data: when all are trained is asked of attacks.
+        local = () if planned.is_control else federation.data
+        known = dataclasses.replace(evaluator, local=local)
         arm = _dssgd_arm(
             process,
             network,
             planned.federation,
             tables,
-            evaluator,
+            known,
             settings,
             transform=transform,
             private={number: private[number] for number in planned.adversaries},
@@ -363,7 +366,7 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
             planned.name,
             dimension,
             arm,
-            evaluator,
+            known,
             guess,
             gan,
             planned.controls,
@@ -486,8 +489,6 @@ def _evaluator(
         tables,
         data.test.of_classes(sorted(held)),
         each_by_itself=normalisation is not Normalisation.BATCH,
-        # Figure 6 stops by it; a study of accuracy may have all images, and no stop.
-        local=data.federation.data if settings.study is Study.ATTACK else (),
     )
 
 

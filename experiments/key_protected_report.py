@@ -292,8 +292,8 @@ def _accuracy_report(
     if "participant_accuracy_own_moments" in found[0]:
         text += (
             " Behind the fixed layer these pictures are normalised by the moments of "
-            "all classes together, which no participant has. By own moments: each "
-            "participant's model normalises by the moments of its own pictures."
+            "all classes together, with which no participant trains. By own moments: "
+            "each participant's model normalises by those of its own pictures."
         )
     best = max(found, key=lambda one: one["participant_accuracy"])
     verdict = (

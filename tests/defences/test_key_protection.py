@@ -223,8 +223,9 @@ class TestEmbedding:
         for training in (False, True):
             alone, _ = frozen.apply(weights, inputs[2:3], training)
             np.testing.assert_allclose(alone, whole[2:3], atol=1e-5)
-        with pytest.raises(InputError, match="instance: expected batch"):
-            build(normalisation=Normalisation.INSTANCE, moments=moments)
+        for other in (None, Normalisation.INSTANCE):
+            with pytest.raises(InputError, match=f"with {other}: expected .*BATCH"):
+                build(normalisation=other, moments=moments)
 
     def test_the_fixed_layer_is_drawn_from_a_role_of_its_own(self):
         network = key_embedding(

@@ -29,11 +29,14 @@ def _imported() -> list[str]:
 
 
 class _Binaries:
-    """What they import is imported once; see tools/forking.py."""
+    """What they import is imported once, and again after a failure; see forking.py."""
 
     def __init__(self, folder: pathlib.Path):
         self._files = {name: folder / name for name in ("stdout", "stderr")}
         self._errors = folder / "errors"
+        self._server: subprocess.Popen | None = None
+
+    def _start(self) -> None:
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with open(self._errors, "w", encoding="utf-8") as errors:
             self._server = subprocess.Popen(
@@ -49,6 +52,8 @@ class _Binaries:
             )
 
     def run(self, module: str, flags: tuple[str, ...]) -> subprocess.CompletedProcess:
+        if self._server is None:
+            self._start()
         files = {name: str(path) for name, path in self._files.items()}
         with contextlib.suppress(BrokenPipeError):  # It says below why it ended.
             self._server.stdin.write(
@@ -65,9 +70,11 @@ class _Binaries:
 
     def errors(self) -> str:
         """What the imports wrote, which no command would have to stderr."""
-        return self._errors.read_text()
+        return self._errors.read_text() if self._errors.exists() else ""
 
     def end(self) -> None:
+        if self._server is None:
+            return
         # With a command that hangs, if there is one.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._server.pid, signal.SIGKILL)
@@ -75,6 +82,7 @@ class _Binaries:
         with contextlib.suppress(BrokenPipeError):
             self._server.stdin.close()
         self._server.stdout.close()
+        self._server = None
 
 
 @pytest.fixture(scope="session")

@@ -119,9 +119,12 @@ def test_trained_is_who_has_the_least_on_its_own_classes(tmp_path, monkeypatch):
         control__generator_steps=[1, 3, 1, 3],
         known__own_accuracy=high,
         known__own_accuracy_least=[0.5, 0.96, 0.97, 0.5],
+        known__local_accuracy_least=[0.9, 0.98, 0.9, 0.9],
         known__generator_steps=[5, 5, 5, 7],
         random__own_accuracy=high,
         random__own_accuracy_least=low,
+        # Of a run that was begun before it was measured.
+        random__local_accuracy_least=["", "", 0.99, 0.99],
         random__generator_steps=[8, 8, 8, 8],
     )
     kept = Snapshots(dict.fromkeys([2, 4], {}), 4, True, None)
@@ -147,6 +150,8 @@ def test_trained_is_who_has_the_least_on_its_own_classes(tmp_path, monkeypatch):
     assert found["judge_accuracy"] == 0.875
     known, random = found["attacks"]
     assert (known["trained_round"], known["stop_round"]) == (3, 4)
+    assert known["locally_trained_round"] == 2
+    assert "locally_trained_round" not in random
     assert (random["trained_round"], random["stop_round"]) == (None, None)
     steps = (known["generator_steps"], known["control_generator_steps"])
     assert steps == (5.5, 2.0)

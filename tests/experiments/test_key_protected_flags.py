@@ -165,6 +165,8 @@ def binary():
     others = {name: flags.FLAGS[name] for name in GIVEN if name in flags.FLAGS}
     for name in others:
         delattr(flags.FLAGS, name)
+    for name in _WITH_FLAGS:  # Imported before, they would define none.
+        sys.modules.pop(f"experiments.{name}", None)
     before = set(flags.FLAGS)
     yield importlib.import_module("experiments.run_key_protected")
     flags.FLAGS.unparse_flags()

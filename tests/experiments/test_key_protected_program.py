@@ -94,6 +94,15 @@ def test_the_seed_and_the_training_reach_every_process(built):
     assert {arm.arm.seed for arm in (attack | honest).values()} == {SEED}
 
 
+def test_local_data_are_asked_of_attacks_alone(built):
+    attack, honest, _ = built
+    controls = [name for name, arm in attack.items() if arm.is_control]
+    assert controls
+    for name, arm in (attack | honest).items():
+        counts = [len(part) for part in arm.evaluator.local]
+        assert counts == ([] if name in controls or name in honest else [2, 2])
+
+
 def test_the_seed_reaches_the_keys_and_the_fixed_layer(built):
     attack, honest, _ = built
     network = key_embedding(

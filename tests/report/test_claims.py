@@ -234,9 +234,15 @@ def test_keys_by_their_size():
         "accuracy d = 10: 0.850 [0.215, 1.485] (2 seeds); "
         "d = 1024: 1.000 [1.000, 1.000] (2 seeds)"
     )
-    # One of the seeds was measured before own moments were.
-    runs[1]["accuracy"][1]["participant_accuracy_own_moments"] = 0.7
-    assert in_brief(runs).endswith("<br>by own moments d = 1024: 0.700 (one seed)")
+    # One of the seeds was measured before own moments were; short keys have none.
+    short, long = runs[1]["accuracy"]
+    for row, own in ((short, 0.75), (long, 0.7)):
+        row["participant_accuracy_all_tests"] = 0.75
+        row["participant_accuracy_own_moments"] = own
+    assert in_brief(runs).endswith(
+        "<br>of all tests d = 1024: 0.750 (one seed)"
+        "<br>of all tests, by own moments d = 1024: 0.700 (one seed)"
+    )
     many = [
         {"dimension": d, "distribution": "normal", "largest": 1 / d}
         for d in (1, 2, 4, 8, 16, 32, 64)

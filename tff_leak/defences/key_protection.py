@@ -265,14 +265,14 @@ def key_embedding(
     """
     _check_dimension(dimension, least=2)
     end = [layers.activation(tf.nn.tanh), layers.unit_length()]
-    if normalisation is None:
-        return followed_by(name, build_body(dimension), end)
     over_batch = normalisation is Normalisation.BATCH
     if moments is not None and not over_batch:
         raise InputError(
-            f"moments are given with normalisation {normalisation.value}: expected "
-            "batch, as no other has moments of features; leave them out"
+            f"moments are given with {normalisation}: expected {Normalisation.BATCH}, "
+            "as nothing else has moments of features; leave them out"
         )
+    if normalisation is None:
+        return followed_by(name, build_body(dimension), end)
     standardise = layers.standardise(axis=0 if over_batch else 1, moments=moments)
     features = key_features(name, build_body, dimension, hidden=hidden, seed=seed)
     return followed_by(name, features, [standardise, *end])

@@ -7,6 +7,7 @@ finished run is refused; a finished run without a verdict is shown as not judged
 
 import dataclasses
 import enum
+import functools
 import operator
 import pathlib
 import tomllib
@@ -320,6 +321,14 @@ def _key_protected(summaries: Sequence[Mapping]) -> str:
     return "<br>".join(parts)
 
 
+def _by_moments(kind: str, row: Mapping) -> float | None:
+    """An accuracy on all tests, where it depends on whose moments normalise them."""
+    own = row.get("participant_accuracy_own_moments")
+    if own in (None, row.get("participant_accuracy_all_tests")):
+        return None
+    return row[f"participant_accuracy_{kind}"]
+
+
 def _shared_score(row: Mapping) -> float | None:
     """The mean score of classes that participants share, each with its own key."""
     shared = shared_class_scores(row.get("class_scores", []))
@@ -399,8 +408,9 @@ _KEY_STUDIES: Mapping[str, tuple[str, Mapping[str, Callable]]] = {
         "accuracy",
         {
             "accuracy": operator.itemgetter("participant_accuracy"),
-            "by own moments": operator.methodcaller(
-                "get", "participant_accuracy_own_moments"
+            "of all tests": functools.partial(_by_moments, "all_tests"),
+            "of all tests, by own moments": functools.partial(
+                _by_moments, "own_moments"
             ),
             "mean score of shared classes": _shared_score,
         },
