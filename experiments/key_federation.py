@@ -156,7 +156,7 @@ class OfflineEvaluator:
       test: examples of the classes that somebody has a key for.
       each_by_itself: whether the network's output for a picture is the same whatever
         stands beside it, so that only pictures that are asked after need be shown.
-      local: what each participant trains on, of its own classes; empty: accuracy on it
+      local: what each participant trains on, or a part of it; empty: accuracy on it
         is not measured.
     """
 

@@ -61,6 +61,8 @@ from tff_leak.runtime.seeding import Role
 from tff_leak.threat import check_process
 
 SNAPSHOT_SAMPLES = 40
+# Of each participant's data, in no order of classes; as many as are held out.
+_LOCAL_IMAGES = 2000
 # A fixed layer of 1024 inputs then has 4 GB.
 _MAX_DIMENSION = 2**20
 FIXED_ATTACK_FIELDS = (*client_gan_program.FIXED_ATTACK_FIELDS, "start_accuracy")
@@ -350,7 +352,8 @@ def _attack_arms(settings: Settings, data: Data, dimension: int) -> Iterator[Key
         transform, process = built[guess.search]
         private = _private(settings, gan, network, federation, tables, guess)
         # In a control not everybody has data: when all are trained is asked of attacks.
-        local = () if planned.is_control else federation.data
+        parts = () if planned.is_control else federation.data
+        local = [part.take(range(min(len(part), _LOCAL_IMAGES))) for part in parts]
         known = dataclasses.replace(evaluator, local=local)
         arm = _dssgd_arm(
             process,
