@@ -42,10 +42,11 @@ For the last two r_j are those of the fetches so far, each divided by its length
 picture is looked at. The attack is then that of `client_gan`, aimed at the key that was
 found.
 
-What came of it stands in the presets `keys_digits`, `keys_digits_effort`,
-`keys_digits_estimates`, `keys_digits_one_class` and `leak_matrix_digits_wide`: ASCENT
-(two seeds) and EMBEDDINGS (not in every run) found keys that serve; RANDOM and DRIFT
-did not. Neither did MOMENTS, whose key of a victim with one class was the nearest of
+What came of it stands in the presets `keys_adaptive_small`, `keys_digits`,
+`keys_digits_effort`, `keys_digits_estimates`, `keys_digits_one_class` and
+`leak_matrix_digits_wide`. On MNIST ASCENT, EMBEDDINGS and DRIFT found keys that serve
+(three seeds), RANDOM did not. On small digits ASCENT (two seeds of three) and
+EMBEDDINGS (not in every run) did; RANDOM and DRIFT did not. Neither did MOMENTS, whose key of a victim with one class was the nearest of
 all, nor WEIGHTS: what they have beside the victim's key is common to all embeddings,
 and a generator satisfies it with noise or grids.
 """
