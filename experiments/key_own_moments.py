@@ -55,7 +55,13 @@ def accuracy_by_own_moments(
       own classes by its own keys. Both of all `tests`.
     """
     [dimension] = evaluator.network.output_shape
-    build = functools.partial(build_embedding, source, dimension, settings, seed)
+    features = key_features(
+        "features",
+        functools.partial(papers_classifier, source.image_shape),
+        dimension,
+        hidden=settings.hidden,
+        seed=seed,
+    )
     every, own = [], []
     for number, part in enumerate(data):
         if not len(part):
@@ -63,15 +69,9 @@ def accuracy_by_own_moments(
         model = own_model(state, number)
         network = evaluator.network
         if not evaluator.each_by_itself:
-            features = key_features(
-                network.name,
-                functools.partial(papers_classifier, source.image_shape),
-                dimension,
-                hidden=settings.hidden,
-                seed=seed,
-            )
             weights = dssgd.model_weights(network, model)
-            network = build(feature_moments(features, weights, part.images))
+            moments = feature_moments(features, weights, part.images)
+            network = build_embedding(source, dimension, settings, seed, moments)
         known = dataclasses.replace(
             evaluator, network=network, test=tests, each_by_itself=True
         )

@@ -35,8 +35,12 @@ def _command(*flags):
 
 
 def _run(*flags):
+    return _captured(_command(*flags))
+
+
+def _captured(command):
     return subprocess.run(
-        _command(*flags),
+        command,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -187,15 +191,7 @@ class TestARun:
         """Through a pipe, which ends when nobody holds it any more."""
         output = tmp_path_factory.mktemp("undisturbed") / "run"
         command = shlex.join(_command(*SMALL, f"--output_dir={output}", judges))
-        result = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", f"{command} | cat"],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        result = _captured(["bash", "-o", "pipefail", "-c", f"{command} | cat"])
         assert result.returncode == 0, result.stderr
         return output, result
 
