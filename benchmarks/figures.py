@@ -41,7 +41,7 @@ class Figure:
     """One line of the table.
 
     Attributes:
-      benchmark: its letter, a to g.
+      benchmark: its letter, a to h.
       name: what is measured; a ratio is named "numerator / denominator".
       value: None if it could not be measured; `note` says why.
       low: of the 95% interval, if there is one.

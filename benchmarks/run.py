@@ -9,6 +9,7 @@
     e  pfl_cohort         a cohort of 50 against Apple's pfl with PyTorch
     f  gemm_share         share of the machine's matrix multiplication rate in (a)
     g  representatives    update matching for ten clients at once against SciPy
+    h  pooling            the body of a training loop compiled apart against inlined
 
 Each is a program of its own, in a process of its own (`python -m benchmarks.cohort`).
 The exit status is 1 if a figure misses its bound or a benchmark fails. `make
@@ -16,8 +17,8 @@ bench-pfl-env` makes the environment that (e) needs; without it (e) makes it.
 """
 
 # bazel: dep = benchmarks.cohort, benchmarks.fed_avg_contexts, benchmarks.gemm_share
-# bazel: dep = benchmarks.observation, benchmarks.pfl_cohort, benchmarks.representatives
-# bazel: dep = benchmarks.turn_pair
+# bazel: dep = benchmarks.observation, benchmarks.pfl_cohort, benchmarks.pooling
+# bazel: dep = benchmarks.representatives, benchmarks.turn_pair
 
 import json
 import pathlib
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "e": ("pfl_cohort", 50),
     "f": ("gemm_share", 20),
     "g": ("representatives", 30),
+    "h": ("pooling", 20),
 }
 _TIMEOUT_S = 900
 _ROOT = pathlib.Path(__file__).parents[1]

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tff_leak.models.loop_body import compiled_apart
+
 # Both moments forget faster than Adam's defaults (.9, .999): there are tens of steps.
 _FIRST_DECAY = 0.7
 _SECOND_DECAY = 0.8
@@ -47,6 +49,7 @@ def minimise(
         point, moments = _move(index, iterations, rate, point, gradient, moments)
         return index + 1, point, moments, best
 
+    value_and_gradient = compiled_apart(value_and_gradient)
     zeros = tf.zeros_like(start)
     best = (start, tf.fill(tf.shape(start)[:1], math.inf))
     _, point, _, best = tf.while_loop(

@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tff_leak.models.loop_body import compiled_apart
+
 ValueAndGradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 _SUFFICIENT = 1e-4  # c above
@@ -60,6 +62,7 @@ def minimise(
         found = _search(value_and_gradient, state, direction)
         return (_next_state(state, *found),)
 
+    value_and_gradient = compiled_apart(value_and_gradient)
     value, gradient = value_and_gradient(start)
     pairs = tf.stack([tf.zeros_like(start)] * memory)
     first = _State(start, value, gradient, pairs, pairs, tf.math.is_finite(value))

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tff_leak.attacks.client_transform import ClientTransform, Download
 from tff_leak.errors import InputError
 from tff_leak.models.generators import uniform_latents
+from tff_leak.models.loop_body import compiled_apart
 from tff_leak.models.network import Network, Weights, unflatten
 from tff_leak.models.training import LocalData, cross_entropy
 from tff_leak.runtime.seeding import Role, derive
@@ -354,7 +355,9 @@ def train_generator(
       The state with G, its optimiser and `last_turn` after the steps.
     """
 
-    def step(index, streak, generator, optimizer, _loss, _share):
+    @compiled_apart
+    def step(index, streak, generator, optimizer, last_loss, last_share):
+        del last_loss, last_share
         latents = uniform_latents(attack.batch_size, derive(seed, Role.LATENT, index))
         with tf.GradientTape() as tape:
             tape.watch(generator.trainable)

@@ -33,6 +33,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tff_leak.errors import InputError
+from tff_leak.models.loop_body import compiled_apart
 from tff_leak.models.network import Network, Weights
 from tff_leak.runtime.seeding import Role, derive
 
@@ -154,6 +155,7 @@ def invert(
         del index
         return tf.reduce_any(state.active)
 
+    @compiled_apart
     def step(index, state):
         moved = _descend(settings, cost_of, state.images, index)
         # A descent that has ended stays where it is.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tff_leak.errors import InputError
+from tff_leak.models.loop_body import compiled_apart
 from tff_leak.models.network import Network, Tensors, Weights
 
 
@@ -217,6 +218,7 @@ def _over_batches(
     step: Callable, state, batches: Batches, epochs: int
 ) -> tuple[list, tf.Tensor]:
     """Folds `step(place, batch, state) -> (state, loss_sum)` over epochs of batches."""
+    step = compiled_apart(step)
     number = tf.shape(batches.sizes)[0]
     limit = number * epochs
 

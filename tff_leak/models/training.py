@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tff_leak.errors import InputError
+from tff_leak.models.loop_body import compiled_apart
 from tff_leak.models.network import Network, Weights, flatten, unflatten
 
 
@@ -208,6 +209,7 @@ def over_minibatches(
     Returns:
       The last state, and int32: how many steps were made.
     """
+    step = compiled_apart(step)
     batches = (count + batch_size - 1) // batch_size
 
     def epoch_order(epoch):
