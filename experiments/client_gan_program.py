@@ -396,6 +396,7 @@ def evaluate(
         "seed": settings.seed,
         "rounds": rounds,
         "task_accuracy": accuracy,
+        "task_accuracy_by_turn": _accuracy_by_turn(settings, directory),
         "judge_accuracy": judge.accuracy(data.reference),
         "visible_window": list(window),
         **_privacy(settings, directory),
@@ -410,6 +411,29 @@ def evaluate(
     return Evaluation(
         summary, window, drawn, {Arm(name): curve for name, curve in curves.items()}
     )
+
+
+def _accuracy_by_turn(
+    settings: Settings, directory: RunDirectory
+) -> dict[str, list[list[float]]]:
+    """The shared model's by arm, participant whose turn it was, and round.
+
+    An adversary has just called its pictures of the target fakes, and so does the model
+    after its turn with real ones; after the victim's it does not. Nothing where turns
+    have no fixed order, or are too many to be measured.
+    """
+    if settings.order is not dssgd.TurnOrder.FIXED:
+        return {}
+    rows = metrics_rows(directory)
+    found: dict[str, list[list[float]]] = {}
+    for arm in settings.arms:
+        start = f"{arm.value}/task_accuracy_turn_"
+        turns = sum(name.startswith(start) for name in rows[0])
+        found[arm.value] = [
+            [float(row[f"{start}{turn}"]) for row in rows]
+            for turn in range(1, turns + 1)
+        ]
+    return found
 
 
 def _score(

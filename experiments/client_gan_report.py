@@ -201,6 +201,12 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
         ("judge share, control", control["judge_share"] if control else None),
         ("class mean's SSIM", pooled["class_mean_similarity"]),
         ("task accuracy", summary["task_accuracy"][Arm.ATTACK.value]),
+        *(
+            (f"task accuracy after turn {number} of the last round", curve[-1])
+            for number, curve in enumerate(
+                summary["task_accuracy_by_turn"].get(Arm.ATTACK.value, []), start=1
+            )
+        ),
         ("judge's accuracy", summary["judge_accuracy"]),
         ("rounds", summary["rounds"]),
         ("seed", summary["seed"]),

@@ -113,6 +113,16 @@ def _attack_ran(rows, experiment, states):
     return min(steps) > 0 and min(injected) >= attack.fakes_per_turn and any(moved)
 
 
+def _after_its_turn_the_adversary_hides_what_the_model_knows(summary):
+    """Real 3s are called fakes then, and are not after the victim's turn."""
+    by_turn = summary["task_accuracy_by_turn"]
+    assert list(by_turn) == ["attack", "control"]
+    for arm, (after_victim, after_adversary) in by_turn.items():
+        assert len(after_victim) == len(after_adversary) == summary["rounds"]
+        assert after_adversary[-1] == pytest.approx(summary["task_accuracy"][arm])
+    assert by_turn["attack"][0][-1] > summary["task_accuracy"]["attack"] + 0.05
+
+
 def test_attack_succeeds_and_the_control_does_not(tmp_path):
     settings = _settings(
         rounds=50,
@@ -139,6 +149,7 @@ def test_attack_succeeds_and_the_control_does_not(tmp_path):
     assert pooled["recovered"] > 0.2
     assert summary["targets"][0]["reached"]["value"]
     assert summary["task_accuracy"]["attack"] > 0.6
+    _after_its_turn_the_adversary_hides_what_the_model_knows(summary)
     assert list(evaluation.curves) == [program.Arm.ATTACK, program.Arm.CONTROL]
     # Of two snapshots the later one is in the last half.
     assert summary["late_rounds"] == [50]

@@ -20,6 +20,7 @@ from tff_leak.report.tables import (
     target_figures,
 )
 
+_FIRST_TURN = "task accuracy after the first turn"
 _DSSGD = ("seed", "order", "best accuracy", "in round", "last accuracy", "rounds")
 
 
@@ -30,7 +31,8 @@ def client_gan(summaries: Sequence[Mapping]) -> str:
         for summary in summaries
         for index in range(len(summary["targets"]))
     ]
-    return sparse_table(or_unmeasured(rows, [LATE])) + recovered_lines(summaries)
+    measured = or_unmeasured(rows, [LATE, _FIRST_TURN])
+    return sparse_table(measured) + recovered_lines(summaries)
 
 
 def model_inversion(summaries: Sequence[Mapping]) -> str:
@@ -261,6 +263,9 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
         turn = summary.get("epsilon_turn")
         row["epsilon, a turn"] = UNMEASURED if turn is None else epsilon_text(turn)
         row["epsilon, total"] = epsilon_text(summary["epsilon"])
+    turns = summary.get("task_accuracy_by_turn", {}).get("attack")
+    if turns:  # The victim's: after the adversary's the target's are taken for fakes.
+        row[_FIRST_TURN] = turns[0][-1]
     steps = summary.get("generator_steps", {})
     return row | {
         "generator's steps a turn": steps.get("attack", UNMEASURED),
