@@ -8,9 +8,9 @@ would flatter it.
 Where there is no such scale a control is taken off: an adversary with a guessed key
 shows the best of several classes, and so does its control, which then is the floor. A
 server's GAN is measured by margins (how much nearer to the victim's own kind), of which
-a blot has none and a plain picture of others' a negative one; so its floor has to be
-the control under the same defence. One that succeeded for no class leaks nothing,
-whatever its margins are.
+a blot has about none and a plain picture of others' a negative one; so its floor is the
+larger of 0 and the margin of the control under the same defence. One that succeeded for
+no class leaks nothing, whatever its margins are.
 """
 
 import dataclasses

@@ -119,7 +119,7 @@ def test_a_control_is_a_floor(shown, control, expected):
 
 @pytest.mark.parametrize("succeeded, leaks", [(0.0, 0.0), (0.5, 0.33), (1.0, 0.33)])
 def test_a_servers_gan_that_succeeded_for_no_class_leaks_nothing(succeeded, leaks):
-    """Margins alone can say otherwise, when the control's are far below 0."""
+    """Margins alone can say otherwise: a blot may lean to the victim's kind."""
     pooled = {"recovered": 0.33, "succeeded": succeeded}
     summary = {
         "experiment": "server_gan",

@@ -84,7 +84,7 @@ def test_a_perfect_attack():
     assert victim["nearer_share"] == 1.0
     assert other["nearer_share"] == 0.0
     assert victim["judge_share"] == 1.0
-    # As good as real pictures, and a control that is as far from them as others are.
+    # As good as real pictures.
     assert abs(one["recovered"] - 1.0) < 0.2
     assert victim["margin"] > 0.2 > -0.2 > other["margin"]
     assert abs(victim["diversity_ratio"] - 1.0) < 0.2
@@ -94,7 +94,8 @@ def test_an_attack_that_draws_the_class_alone_fails():
     upright = _bars(20, upright=True)
     scores = evaluate_properties([_inputs(victim=upright)], _SureOf(), foreground=True)
     assert scores["pooled"]["succeeded"] == 0.0
-    assert abs(scores["pooled"]["recovered"]) < 0.2
+    # Less than a blank shows: they are others' kind.
+    assert scores["pooled"]["recovered"] < -0.2
 
 
 def test_one_that_turns_everything_fails():
@@ -110,6 +111,33 @@ def test_blanks_fail():
     assert one["succeeded"] is False
     assert one["sets"][properties.VICTIM]["judge_share"] == 0
     assert one["sets"][properties.VICTIM]["diversity_ratio"] == 0
+
+
+@pytest.mark.parametrize(
+    "control, expected",
+    [
+        (-0.3, 0.25),  # .1 / .4; by the control alone .4 / .7
+        (0.05, 1 / 7),  # .05 / .35
+        (0.2, -0.5),  # -.1 / .2
+        (0.38, None),  # no more than .02 between floor and reference
+    ],
+)
+def test_recovered_by_hand(control, expected):
+    margins = {"victim": 0.1, "control": control, "reference": 0.4}
+    sets = {name: {"margin": margin} for name, margin in margins.items()}
+    found = properties._recovered(sets)
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("shade", [-1.0, 0.0, 1.0])
+def test_nothing_is_recovered_by_a_blank_however_well_the_control_draws(shade):
+    """The control draws others' kind, so that it is far below a blank."""
+    blank = np.full((5, 12, 12, 1), shade)
+    scores = evaluate_properties([_inputs(victim=blank)], _SureOf(), foreground=True)
+    [one], pooled = scores["targets"], scores["pooled"]
+    assert one["sets"][properties.CONTROL]["margin"] < -0.2
+    assert abs(one["recovered"]) < 0.05
+    assert abs(pooled["recovered"]) < 0.05
 
 
 def _blobs(rng):

@@ -7,7 +7,10 @@ victim's property than to those without, and pictures made for others the opposi
 
 Two measures say so: the correlation with the mean of real pictures with and without
 the property, which no contrast or brightness changes; and the margin, SSIM to the
-nearest of the victim's pictures less that to the nearest of others'.
+nearest of the victim's pictures less that to the nearest of others'. A blank, which
+shows nothing, has a margin of about 0, and a control that draws others' kind plainly
+one far below 0. So the floor of `recovered` is the larger of the control's margin and
+0: a control that is good at others' kind must not flatter the attack.
 
 No classifier of the property: one that is trained on real pictures takes blanks for
 either.
@@ -105,8 +108,10 @@ def evaluate_properties(
       has `sets`: by name {samples, judge_share, template_with, template_without,
       nearer_share (closer to the template with the property), ssim_private,
       ssim_others, margin, diversity, diversity_ratio (to the reference's)}, and
-      `recovered`: (victim - control) / (reference - control) of the margins, None
-      where it is not defined or there is no control. A class has `target` and
+      `recovered`: (victim - floor) / (reference - floor) of the margins, the floor the
+      larger of the control's and 0, as pictures that are no nearer to the victim's than
+      to others' show nothing; None where it is not defined or there is no control. That
+      of `pooled` is of the pooled margins. A class has `target` and
       `succeeded`: the victim's pictures are on average closer to the template with the
       property, by at least `LEAST_LEAN`, and those asked for as others' and the
       control's, of which there is at least one kind, as much closer to that without;
@@ -199,8 +204,10 @@ def _score(
 def _recovered(sets: Mapping[str, Mapping]) -> float | None:
     if CONTROL not in sets:
         return None
-    margins = (sets[name]["margin"] for name in (VICTIM, CONTROL, REFERENCE))
-    return recovered(*margins)
+    victim, control, reference = (
+        sets[name]["margin"] for name in (VICTIM, CONTROL, REFERENCE)
+    )
+    return recovered(victim, max(control, 0.0), reference)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
