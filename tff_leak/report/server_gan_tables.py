@@ -10,9 +10,11 @@ def server_gan(summaries: Sequence[Mapping]) -> str:
 
     "with" and "without" are correlations with the mean of real pictures with and
     without the victim's property, first of pictures asked for as the victim's, then of
-    those asked for as others'; "nearer to with" the share of single pictures. Faces
-    have a second table, and runs with an honest arm the shared model's accuracy over
-    the rounds (Fig. 7).
+    those asked for as others'; "nearer to with" the share of single pictures; "margin"
+    SSIM to the nearest of the victim's pictures less that to the nearest of others',
+    also of control and reference, of which `recovered` is made
+    (`metrics.properties.evaluate_properties`). Faces have a second table, and runs with
+    an honest arm the shared model's accuracy over the rounds (Fig. 7).
     """
     rows = [
         _server_gan_row(summary, one)
