@@ -1,9 +1,9 @@
 """A turn pair of Hitaj et al. as one would write it in TensorFlow alone.
 
 The paper's CNN for 32x32 and its generator, an honest turn and the adversary's turn
-after it, in one `tf.function`. Only the random streams are the project's, so that both
-do the same: the order of the examples, the latents. And so are the loops' bodies,
-compiled apart: what that gains is benchmark h, and must not be luck in this one.
+after it, in one `tf.function`. Only two things are the project's: the random streams,
+so that both do the same (the order of the examples, the latents), and `compiled_apart`
+around the loops' bodies: what that gains is benchmark h, and must not be luck in this.
 """
 
 from collections.abc import Callable

@@ -418,9 +418,9 @@ def _accuracy_by_turn(
 ) -> dict[str, list[list[float]]]:
     """The shared model's by arm, participant whose turn it was, and round.
 
-    An adversary has just called its pictures of the target fakes, and so does the model
-    after its turn with real ones; after the victim's it does not. Nothing where turns
-    have no fixed order, or are too many to be measured.
+    An adversary has just called its pictures of the target fakes, and where the attack
+    works so does the model after its turn with real ones; after the victim's it does
+    not. Nothing where turns have no fixed order, or are too many to be measured.
     """
     if settings.order is not dssgd.TurnOrder.FIXED:
         return {}
@@ -429,10 +429,11 @@ def _accuracy_by_turn(
     for arm in settings.arms:
         start = f"{arm.value}/task_accuracy_turn_"
         turns = sum(name.startswith(start) for name in rows[0])
-        found[arm.value] = [
-            [float(row[f"{start}{turn}"]) for row in rows]
-            for turn in range(1, turns + 1)
-        ]
+        if turns:
+            found[arm.value] = [
+                [float(row[f"{start}{turn}"]) for row in rows]
+                for turn in range(1, turns + 1)
+            ]
     return found
 
 

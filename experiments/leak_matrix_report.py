@@ -272,8 +272,9 @@ def _of_attack(cells: Cells, directory: RunDirectory) -> html.Section:
         caption = "Leakage against task accuracy; the line joins the best trade-offs"
         pictures = [(caption, picture)]
     text = (
-        "Task accuracy is the shared model's on held-out images; epsilon the most "
-        "exposed participant's, largest of the seeds, at its run's delta. Epsilons of "
+        "Task accuracy is the shared model's on held-out images (of a client's GAN "
+        "right after the adversary's turn); epsilon the most exposed participant's, "
+        "largest of the seeds, at its run's delta. Epsilons of "
         "different mechanisms protect different things and do not compare."
     )
     header, rows = _without_empty(["defence", measure, *_COLUMNS], rows)

@@ -1,4 +1,4 @@
-"""Pooling's gradient is in a graph without a cycle wherever a loop needs it."""
+"""Loops of training and attacks: pooling's gradient is in a graph without a cycle."""
 
 import numpy as np
 import pytest
@@ -126,6 +126,22 @@ def test_pooling_and_its_gradient_are_in_one_function_that_is_not_inlined(loop):
             assert "MaxPool" in operations
     assert found
     assert all(op.type != "MaxPoolGrad" for op in graph.get_operations())
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 10])
+def test_xla_knows_the_sizes_of_minibatches(batch_size):
+    # At this rate weights hardly move, so that the mean loss has no order of examples,
+    # which XLA draws otherwise.
+    settings = training.LocalSgd(learning_rate=1e-6, batch_size=batch_size)
+    local = training.sgd_training(settings, POOLED)
+    shared, _ = local.initialize(SEED)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def loss():
+        return local.train(shared, [], DATA, (), tf.constant(0), SEED).loss
+
+    expected = training.cross_entropy(POOLED.outputs(WEIGHTS, IMAGES), LABELS)
+    np.testing.assert_allclose(loss(), expected, atol=1e-4)
 
 
 def test_computes_what_the_function_does_with_what_it_takes_from_outside():

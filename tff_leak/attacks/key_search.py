@@ -46,10 +46,11 @@ What came of it stands in the presets `keys_adaptive_small`, `keys_digits`,
 `keys_digits_effort`, `keys_digits_estimates`, `keys_digits_one_class` and
 `leak_matrix_digits_wide`. On MNIST ASCENT, EMBEDDINGS and DRIFT found keys that serve
 (three seeds), RANDOM did not. On small digits ASCENT (two seeds of three) and
-EMBEDDINGS (not in every run) did; RANDOM and DRIFT did not. Neither did MOMENTS, whose
-key of a victim with one class was the nearest of all, nor WEIGHTS: what they have
-beside the victim's key is common to all embeddings, and a generator satisfies it with
-noise or grids.
+EMBEDDINGS (not in every run) did; RANDOM and DRIFT did not. Of a victim with one class
+EMBEDDINGS did in one seed of three, and drew the adversary's own digit in the others.
+MOMENTS did not, whose key of such a victim was the nearest of those that were searched
+(three seeds), nor WEIGHTS: what they have beside the victim's key is common to all
+embeddings, and a generator satisfies it with noise or grids.
 """
 
 import dataclasses

@@ -209,12 +209,17 @@ def over_minibatches(
     Returns:
       The last state, and int32: how many steps were made.
     """
-    step = compiled_apart(step)
     batches = (count + batch_size - 1) // batch_size
 
     def epoch_order(epoch):
         noise = tf.random.stateless_uniform([count], tf.random.fold_in(seed, epoch))
         return tf.argsort(noise)
+
+    @compiled_apart
+    def on_batch(index, batch, order, state):
+        # In here, as its size may be known at run time only. XLA clips no slice's end.
+        end = tf.minimum((batch + 1) * batch_size, count)
+        return step(index, order[batch * batch_size : end], state)
 
     def body(index, order, state):
         # Only a new epoch needs a new order; `order` is carried through the others.
@@ -222,8 +227,7 @@ def over_minibatches(
         order = tf.cond(
             tf.equal(batch, 0), lambda: epoch_order(index // batches), lambda: order
         )
-        chosen = order[batch * batch_size : (batch + 1) * batch_size]
-        return index + 1, order, step(index, chosen, state)
+        return index + 1, order, on_batch(index, batch, order, state)
 
     limit = batches * epochs
     if steps is not None:

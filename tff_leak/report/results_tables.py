@@ -264,7 +264,7 @@ def _client_gan_row(summary: Mapping, index: int) -> dict[str, object]:
         row["epsilon, a turn"] = UNMEASURED if turn is None else epsilon_text(turn)
         row["epsilon, total"] = epsilon_text(summary["epsilon"])
     turns = summary.get("task_accuracy_by_turn", {}).get("attack")
-    if turns:  # The victim's: after the adversary's the target's are taken for fakes.
+    if turns:  # In the presets a victim's: after an adversary's, targets are fakes.
         row[_FIRST_TURN] = turns[0][-1]
     steps = summary.get("generator_steps", {})
     return row | {
