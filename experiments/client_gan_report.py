@@ -159,7 +159,8 @@ def _over_rounds(
         "floor of that round (the control moves too); its mean of the last half of "
         "the rounds is against the final floor, and steadier than the last round. Task "
         "accuracy is the shared model's on held-out images at the end of a round; "
-        "right after an adversary's turn real pictures of its target may be fakes to it."
+        "right after an adversary's turn it may take real pictures of its target for "
+        "fakes."
     )
     return html.Section("Over the rounds", text, figures=pictures)
 
