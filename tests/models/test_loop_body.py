@@ -24,10 +24,19 @@ POOLED = sequential(
         layers.dense(3),
     ],
 )
-WEIGHTS = POOLED.initialize(SEED)
-IMAGES = tf.random.stateless_uniform([6, 4, 4, 1], SEED, -1.0, 1.0)
-LABELS = tf.constant([0, 1, 2, 0, 1, 2])
+# No tensors: they would settle the threads of whoever imports this.
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (6, 4, 4, 1)).astype(np.float32)
+LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
 DATA = training.LocalData(IMAGES, LABELS)
+
+
+def weights():
+    return POOLED.initialize(SEED)
+
+
+def three_batches():
+    parts = (IMAGES.reshape(3, 2, 4, 4, 1), LABELS.reshape(3, 2), [2, 2, 2])
+    return batched_sgd.Batches(*(tf.constant(part) for part in parts))
 
 
 def train_with(local: training.LocalTraining, private):
@@ -47,22 +56,14 @@ def towards_keys():
 
 
 def batches():
-    data = batched_sgd.Batches(
-        tf.reshape(IMAGES, [3, 2, 4, 4, 1]),
-        tf.reshape(LABELS, [3, 2]),
-        tf.constant([2, 2, 2]),
-    )
     settings = batched_sgd.BatchSgd(0.1)
-    return batched_sgd.train_on_batches(settings, POOLED, WEIGHTS, data).tensors
+    return batched_sgd.train_on_batches(
+        settings, POOLED, weights(), three_batches()
+    ).tensors
 
 
 def mean_gradient():
-    data = batched_sgd.Batches(
-        tf.reshape(IMAGES, [3, 2, 4, 4, 1]),
-        tf.reshape(LABELS, [3, 2]),
-        tf.constant([2, 2, 2]),
-    )
-    return batched_sgd.mean_gradient(POOLED, WEIGHTS, data).tensors
+    return batched_sgd.mean_gradient(POOLED, weights(), three_batches()).tensors
 
 
 def generator():
@@ -77,18 +78,18 @@ def generator():
         fake_class=2,
     )
     state = client_gan.initial_state(attack, target=1, seed=SEED)
-    return client_gan.train_generator(attack, POOLED, WEIGHTS, state, SEED)
+    return client_gan.train_generator(attack, POOLED, weights(), state, SEED)
 
 
 def inversion():
     settings = model_inversion.ModelInversion(iterations=3)
-    return model_inversion.invert(settings, POOLED, WEIGHTS, LABELS, SEED)
+    return model_inversion.invert(settings, POOLED, weights(), LABELS, SEED)
 
 
 def objective(points):
     with tf.GradientTape() as tape:
         tape.watch(points)
-        logits = POOLED.outputs(WEIGHTS, tf.reshape(points, [-1, 4, 4, 1]))
+        logits = POOLED.outputs(weights(), tf.reshape(points, [-1, 4, 4, 1]))
         values = tf.reduce_sum(logits**2, axis=1)
     return values, tape.gradient(values, points)
 
@@ -140,7 +141,7 @@ def test_xla_knows_the_sizes_of_minibatches(batch_size):
     def loss():
         return local.train(shared, [], DATA, (), tf.constant(0), SEED).loss
 
-    expected = training.cross_entropy(POOLED.outputs(WEIGHTS, IMAGES), LABELS)
+    expected = training.cross_entropy(POOLED.outputs(weights(), IMAGES), LABELS)
     np.testing.assert_allclose(loss(), expected, atol=1e-4)
 
 
