@@ -169,10 +169,13 @@ def pooled(
 
 
 def floor_without_control(figures: Mapping[str, Any]) -> float:
-    """Returns the largest candidate for a floor that needs no control run.
+    """Returns the largest of blank, other classes' means and their images.
 
-    Where the control is measured against the same floor as the attack: in its own
-    floor it would count for itself.
+    Where the control is measured against the same floor as the attack, which is to be
+    read as its distance from the control's: in its own floor that would count for
+    itself. Floor and reference are then no more than a scale for both; the grand mean
+    is left out, since of faces it would halve that scale, and so double what luck does
+    to the distance.
     """
     known = [figures["floor"][name] for name in _FLOOR]
     return max(value for value in known if value is not None)

@@ -130,6 +130,7 @@ def _floor_table(pooled: Mapping[str, Any]) -> tuple:
         "blank": "blank image",
         "other_class_means": "means of the other classes",
         "other_class_images": "real images of the other classes",
+        "grand_mean": "mean of all other classes together",
         "closest_class_mean": "mean of the closest other class (not part of the floor)",
         "closest_class_images": "images of the closest other class (not part of it)",
     }

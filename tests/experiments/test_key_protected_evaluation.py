@@ -187,7 +187,8 @@ class _Instruments:
             share = float(np.mean(self.judge.features(images) == one.target))
             return {"ssim": share, "judge_share": share}
 
-        floor = dict.fromkeys(("blank", "other_class_means", "other_class_images"), 0.0)
+        names = ("blank", "other_class_means", "other_class_images", "grand_mean")
+        floor = dict.fromkeys(names, 0.0)
         return {
             "target": one.target,
             "attack": shown(one.attack),

@@ -448,7 +448,12 @@ def finished(tmp_path_factory):
 
 
 def _one(target, adversary, attack, control, floor, reference=1.0, late=0.0, stop=0.0):
-    floors = {"blank": 0.0, "other_class_means": floor, "other_class_images": 0.1}
+    floors = {
+        "blank": 0.0,
+        "other_class_means": floor,
+        "other_class_images": 0.1,
+        "grand_mean": 0.0,
+    }
     return {
         "target": target,
         "adversary": adversary,

@@ -76,7 +76,13 @@ def test_real_images_are_recovered_and_reached(evaluate, inputs):
 
 def test_floor_is_the_largest_candidate(evaluate, inputs):
     floor = evaluate(inputs[3])["targets"][0]["floor"]
-    names = ("control", "blank", "other_class_means", "other_class_images")
+    names = (
+        "control",
+        "blank",
+        "other_class_means",
+        "other_class_images",
+        "grand_mean",
+    )
     assert floor["value"] == max(floor[name] for name in names)
     assert floor[floor["source"]] == floor["value"]
     # A control that draws the digit as well as the attack leaves nothing recovered.
@@ -102,6 +108,11 @@ def test_floor_candidates_by_their_definition(evaluate, inputs):
     images = [ssim(images) for images in others]  # None has over 50.
     assert floor["other_class_images"] == pytest.approx(np.mean(images), rel=1e-4)
     assert floor["closest_class_images"] == pytest.approx(max(images), rel=1e-4)
+    # Each class counts the same: of all images at once it would be another picture.
+    grand = np.mean([images.mean(axis=0) for images in others], axis=0)
+    assert floor["grand_mean"] == pytest.approx(ssim(grand[np.newaxis]))
+    together = np.concatenate(others).mean(axis=0, keepdims=True)
+    assert floor["grand_mean"] != pytest.approx(ssim(together), rel=1e-6)
     assert floor["blank"] == pytest.approx(ssim(np.full((1, 32, 32, 1), -1.0)))
     assert floor["control"] == pytest.approx(ssim(one.control))
 
@@ -110,8 +121,9 @@ def test_strict_floor_and_recovered_against_it_by_hand(evaluate, inputs):
     found = evaluate(*inputs.values())
     for one in (*found["targets"], found["pooled"]):
         floor = one["floor"]
-        names = ("control", "blank", "closest_class_mean", "closest_class_images")
-        strict = max(floor[name] for name in names)
+        names = ("closest_class_mean", "closest_class_images")
+        both = ("control", "blank", "grand_mean")
+        strict = max(floor[name] for name in (*names, *both))
         assert floor["strict_value"] == strict == floor[floor["strict_source"]]
         assert strict > floor["value"]
         attack, reference = one["attack"]["ssim"], one["reference"]["ssim"]
@@ -120,6 +132,38 @@ def test_strict_floor_and_recovered_against_it_by_hand(evaluate, inputs):
         # The wide floor is the divisor of the other figure only.
         wide = (attack - floor["value"]) / (reference - floor["value"])
         assert one["recovered"] == pytest.approx(wide)
+
+
+def test_the_mean_of_all_others_recovers_nothing_however_close_it_comes(judge):
+    # As of faces: a common picture, which each class departs from in its own way, so
+    # that the mean of all comes closer to any of them than most other classes do.
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.uniform(-1, 1, (11, 4, 4)), np.ones((8, 8)))
+    classes = 0.6 * smooth[0] + 0.3 * smooth[1:]
+    labels = np.repeat(np.arange(10), 4).astype(np.int32)
+    images = classes[labels] + rng.normal(0, 0.05, (40, 32, 32))
+    images = images[..., np.newaxis].astype(np.float32)
+    heldout = sources.Examples(images, labels)
+    others = heldout.take(np.flatnonzero(labels != 3))
+    nobody = others.images.mean(axis=0, keepdims=True)
+    one = reconstruction.TargetInputs(
+        target=3,
+        attack=nobody,
+        control=nobody[:0],
+        private=heldout.of_class(3).images[:2],
+        others=nobody[:0],
+        heldout=heldout,
+    )
+    found = reconstruction.evaluate_targets(
+        [one], judge, foreground=False, window=None, seed=0
+    )["targets"][0]
+    floor = found["floor"]
+    assert floor["source"] == "grand_mean"
+    assert floor["value"] == pytest.approx(found["attack"]["ssim"])
+    assert found["recovered"] == pytest.approx(0, abs=1e-6)
+    # Classes one by one are no such floor.
+    for name in ("other_class_means", "other_class_images"):
+        assert floor[name] < floor["value"] - 0.05
 
 
 def test_images_of_the_closest_class_are_recovered_but_not_against_it(evaluate, inputs):

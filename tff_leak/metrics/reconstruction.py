@@ -8,10 +8,12 @@ floor, by the same functions on sets of images:
 - control: the same attack in a federation where nobody holds the target;
 - reference: real held-out images of the class, as if they were reconstructions;
 - floor: the largest similarity among the control, a blank image, the means of the
-  other classes and real held-out images of the other classes. Both sets are pooled over
-  those classes. With the one class that comes closest in their place it is the strict
-  floor, reported beside it. Where there is neither a control nor another class, a blank
-  alone is no floor: `recovered` and `reached` are not defined.
+  other classes, real held-out images of the other classes, and the grand mean: the
+  mean of those means, the picture of nobody in particular, which of faces comes closer
+  to a person than most other persons do. The two sets are pooled over the classes. With
+  the one class that comes closest in their place it is the strict floor, reported
+  beside it. Where there is neither a control nor another class, a blank alone is no
+  floor: `recovered` and `reached` are not defined.
 """
 
 from __future__ import annotations
@@ -109,6 +111,7 @@ class _ScoredTarget:
     blank: float
     other_class_means: list[float]  # one entry a class
     other_class_images: list[float]  # one entry a class
+    grand_mean: float | None  # None without other classes
     class_mean_similarity: float
     private_count: int
     heldout_count: int  # of the target's class, after drawing
@@ -151,8 +154,8 @@ def evaluate_targets(
       nearest is sought. The held-out ones are drawn to be as many as the private ones;
       where there are fewer, all are taken, and distances to them come out larger for
       that reason alone. `floor` has {control, blank, other_class_means,
-      other_class_images, value, source} and, not part of it, {closest_class_mean,
-      closest_class_images, strict_value, strict_source};
+      other_class_images, grand_mean, value, source} and, not part of it,
+      {closest_class_mean, closest_class_images, strict_value, strict_source};
       `class_mean_similarity` is that of the mean of the victim's images, scored as a
       reconstruction; `recovered` is against `floor.value`, `recovered_closest` against
       `floor.strict_value`. An extra control has `recovered` and `recovered_closest`
@@ -235,6 +238,7 @@ def _score_target(
         blank=mean_ssim(np.full((1, *fill.shape), -1.0)),
         other_class_means=[mean_ssim(mean) for mean, _ in others],
         other_class_images=[mean_ssim(images) for _, images in others],
+        grand_mean=mean_ssim(_grand_mean(others)) if others else None,
         class_mean_similarity=mean_ssim(np.mean(inputs.private, 0, keepdims=True)),
         private_count=len(inputs.private),
         heldout_count=len(heldout),
@@ -277,6 +281,11 @@ def _other_classes(
             mean = images.mean(axis=0, keepdims=True)
             pairs.append((mean, _subset(images, MAX_OTHER_IMAGES, rng)))
     return pairs
+
+
+def _grand_mean(others: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """[1, H, W, C], of means of classes: each counts the same, however large."""
+    return np.mean([mean for mean, _ in others], axis=0)
 
 
 def _subset(images: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -341,6 +350,7 @@ def _floor(scored: Sequence[_ScoredTarget], control: float | None) -> dict:
         "blank": _mean(one.blank for one in scored),
         "other_class_means": _pooled(one.other_class_means for one in scored),
         "other_class_images": _pooled(one.other_class_images for one in scored),
+        "grand_mean": _mean(one.grand_mean for one in scored),
     }
     closest = {
         "closest_class_mean": _mean(
@@ -351,7 +361,8 @@ def _floor(scored: Sequence[_ScoredTarget], control: float | None) -> dict:
         ),
     }
     source = _largest(candidates)
-    strict = {name: candidates[name] for name in ("control", "blank")} | closest
+    in_both = ("control", "blank", "grand_mean")
+    strict = {name: candidates[name] for name in in_both} | closest
     strict_source = _largest(strict)
     return {
         **candidates,
@@ -368,7 +379,7 @@ def _has_more_than_a_blank(floor: Mapping) -> bool:
 
     If not, any texture is above the floor, and the judge knows no other answer.
     """
-    names = ("control", "other_class_means", "other_class_images")
+    names = ("control", "other_class_means", "other_class_images", "grand_mean")
     return any(floor[name] is not None for name in names)
 
 

@@ -208,6 +208,7 @@ def _similarity_sentence(summary: Mapping) -> str:
         "blank": "a blank image",
         "other_class_means": "the means of other classes",
         "other_class_images": "real images of other classes",
+        "grand_mean": "the mean image of all other classes",
     }[floor["source"]]
     figures_ = (
         f"The samples' similarity to the victim's images is {attack:.2f}. What needs "
