@@ -1,10 +1,15 @@
 """Attacks on class keys side by side: tables for the report, and curves."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tff_leak.report import figures, html
-from tff_leak.report.key_tables import before_the_end
+from tff_leak.report.key_tables import (
+    before_the_end,
+    has_common_scale,
+    on_common_scale,
+)
 from tff_leak.runtime.run_directory import RunDirectory
 
 _SHOWN_TEXT = (
@@ -15,8 +20,9 @@ _SHOWN_TEXT = (
     "whichever class of the honest participants they show best, and so do the "
     "control's, in which nobody honest holds a class. Where everybody attacks, the "
     "classes of all others count, and in the control of one it alone attacks and has "
-    "data. Both are measured against the same floor, without the control and the mean "
-    "of all other classes in it: what counts is how far apart they are. "
+    "data. What each shows best need not be the same class. Both are on the common "
+    "scale, by the floor of the class in question without the control and the mean of "
+    "all other classes: what counts is how far apart they are. "
     "Reached are then so many of all pairs of an adversary and a class that it does "
     "not hold, of honest participants (of others).\n\n"
     "Judge share, any class: of the class that the judge names most among all that the "
@@ -27,7 +33,8 @@ _SHOWN_TEXT = (
 
 _COURSE_TEXT = (
     "What a generator shows wanders from round to round. Last half: of the pictures "
-    "that were kept in it, 40 of each adversary a time (200 at the end). First round "
+    "that were kept in it, 40 of each adversary a time (figures of the end are of 200 "
+    "others). First round "
     "with all trained: that after which everybody has 97% on held-out pictures of its "
     "own classes; a later one may have less. Figure 6 of the paper stops there (97% on "
     "local data). All just trained: of the first pictures that were kept once this was "
@@ -35,12 +42,18 @@ _COURSE_TEXT = (
     "compared: that may be many rounds after it was so in one of them."
 )
 
+# Those of searches are of the class that is shown best.
+_FLOORS = {"distance": "floor", "effort": "common floor"}
+
 _KEYS_TEXT = (
     "Product with nearest key: of the first shown adversary's key with the nearest "
     "class key of honest participants (of others, where everybody attacks); with the "
     "next one: the largest with any other key; another attacker's: with the nearest "
-    "class key of another adversary (its class). The generator rests in turns in which "
-    "the model believes its pictures, so that attacks differ in steps."
+    "class key of another adversary (its class). The generator rests in turns in "
+    "which the model believes its pictures, so that attacks differ in steps. Accuracy "
+    "is that of the shared model at the end, by the nearest of all class keys; fakes' "
+    "as well: with the adversaries' keys for fakes among the answers, which real "
+    "pictures of a target are given where the attack works."
 )
 
 
@@ -57,13 +70,14 @@ def pictures_compared(
         "Guesses compared",
         _SHOWN_TEXT,
         figures=_curves(attacks, directory),
-        tables=[_table("What the pictures show", attacks, _shown)],
+        tables=[_table("What the pictures show", attacks, _for_all(_shown, attacks))],
     )
 
 
 def rounds_compared(attacks: Sequence[Mapping[str, Any]]) -> html.Section:
     """What attacks, as in `summary.json`, showed before the last round."""
-    tables = [_table("In the course of the rounds", attacks, _course)]
+    row = _for_all(_course, attacks)
+    tables = [_table("In the course of the rounds", attacks, row)]
     return html.Section("Before the last round", _COURSE_TEXT, tables=tables)
 
 
@@ -98,7 +112,14 @@ def _table(
     return caption, columns, [[one.get(name, "") for name in columns] for one in rows]
 
 
-def _shown(attack: Mapping[str, Any]) -> dict[str, object]:
+def _for_all(
+    row: Callable[..., dict[str, object]], attacks: Sequence[Mapping[str, Any]]
+) -> Callable[[Mapping[str, Any]], dict[str, object]]:
+    """`row` with columns on the common scale if there is one."""
+    return functools.partial(row, common_scale=has_common_scale(attacks))
+
+
+def _shown(attack: Mapping[str, Any], *, common_scale: bool) -> dict[str, object]:
     pooled, largest = attack["pooled"], attack["largest"]
     row = {
         "class": ", ".join(str(one["target"]) for one in attack["targets"]),
@@ -109,10 +130,16 @@ def _shown(attack: Mapping[str, Any]) -> dict[str, object]:
     }
     if largest:
         row |= {
-            "recovered, largest": largest["attack"]["recovered"],
-            "control's, largest": _of_control(largest["control"], "recovered"),
+            "recovered, common scale": largest["attack"]["recovered"],
+            "control's, common scale": _of_control(largest["control"], "recovered"),
             "judge share, any class": _elsewhere(attack),
         }
+    elif common_scale:
+        for owner, name in (("recovered", "attack"), ("control's", "control")):
+            figures_of = pooled[name]
+            row[f"{owner}, common scale"] = (
+                on_common_scale(pooled, figures_of["ssim"]) if figures_of else "not run"
+            )
     people = (attack["identity"] or {}).get("pooled")
     if people:
         control = people["control"]
@@ -121,9 +148,11 @@ def _shown(attack: Mapping[str, Any]) -> dict[str, object]:
     return row
 
 
-def _course(attack: Mapping[str, Any]) -> dict[str, object]:
+def _course(attack: Mapping[str, Any], *, common_scale: bool) -> dict[str, object]:
     def figure(key, name):
-        return before_the_end(attack, attack["pooled"], key, name)
+        return before_the_end(
+            attack, attack["pooled"], key, name, common_scale=common_scale
+        )
 
     return {
         **figure("late_recovered", "recovered, last half"),
@@ -153,7 +182,8 @@ def _circumstances(attack: Mapping[str, Any]) -> dict[str, object]:
         "another attacker's": (
             "{product:.2f} ({class})".format(**fellow) if fellow else ""
         ),
-        "accuracy, all keys": attack["task_accuracy"],
+        "accuracy, all class keys": attack["task_accuracy"],
+        "fakes' as well": attack["task_accuracy_with_fakes"],
         "accuracy, own keys": attack["own_accuracy"],
         "generator's steps a turn": attack["generator_steps"],
         "control's steps": "not run" if steps is None else steps,
@@ -190,7 +220,7 @@ def _curves(
                 series,
                 "recovered",
                 xlabel=axis,
-                levels={"floor": 0.0, "real pictures": 1.0},
+                levels={_FLOORS[key]: 0.0, "real pictures": 1.0},
                 few=True,
                 logarithmic=key == "effort",
             )

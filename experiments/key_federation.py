@@ -27,6 +27,7 @@ from tff_leak.runtime import seeding
 from tff_leak.runtime.seeding import Role
 
 _BATCH = 500
+_NO_CLASS = -1  # What a key for fakes says.
 
 FAKES_ROW = 0
 """Of an adversary's table, the same whatever its classes are."""
@@ -167,9 +168,21 @@ class OfflineEvaluator:
     local: Sequence[Examples] = ()
 
     def accuracy(self, server: dssgd.ServerState) -> float:
-        """Measures a model by Eq. 4, over all keys of all participants."""
+        """Measures a model by Eq. 4, over all class keys of all participants."""
         _, classes = _all_keys(self.tables)
         return _share_right(self._scores(server), classes, self.test.labels)
+
+    def accuracy_with_fakes(self, server: dssgd.ServerState) -> float:
+        """The same with adversaries' keys for fakes among the answers, which are wrong.
+
+        Where an attack works, real pictures of its target are called fakes, as in a
+        federation without keys, whose accuracy this compares with.
+        """
+        fakes = np.concatenate([table.fakes for table in self.tables])
+        keys, classes = _all_keys(self.tables)
+        answers = self._scores(server, keys=np.concatenate([keys, fakes]))
+        classes = np.concatenate([classes, np.full(len(fakes), _NO_CLASS, np.int32)])
+        return _share_right(answers, classes, self.test.labels)
 
     def measure(self, state: ArmState) -> dict[str, float]:
         """Measures the participants' own models, as their last turns left them.
@@ -256,12 +269,16 @@ class OfflineEvaluator:
         return self._scores(server)[asked]
 
     def _scores(
-        self, server: dssgd.ServerState, images: np.ndarray | None = None
+        self,
+        server: dssgd.ServerState,
+        images: np.ndarray | None = None,
+        keys: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Of images, or all test examples, with all keys, float32 `[n, k]`."""
+        """Of images, or all test examples, with all class keys, float32 `[n, k]`."""
         if images is None:
             images = self.test.images
-        keys, _ = _all_keys(self.tables)
+        if keys is None:
+            keys, _ = _all_keys(self.tables)
         weights = dssgd.model_weights(self.network, server)
         parts = []
         for start in range(0, len(images), _BATCH):

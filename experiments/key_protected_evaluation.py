@@ -232,6 +232,9 @@ def _evaluate_attacks(
             _description(arm, states[name], experiment)
             | {
                 "task_accuracy": arm.evaluator.accuracy(states[name].server),
+                "task_accuracy_with_fakes": arm.evaluator.accuracy_with_fakes(
+                    states[name].server
+                ),
                 **arm.evaluator.measure(states[name]),
                 "generator_steps": steps[name],
                 "control_generator_steps": _mean_steps(arm, steps),
@@ -499,15 +502,12 @@ def _first_round(rounds: Sequence[int], accuracies: Sequence[float]) -> int | No
 
 
 def _largest(targets: Sequence[Mapping], name: str) -> dict[str, Any] | None:
-    """The class that a set of pictures shows best, against floors without controls.
-
-    The floor of one is the floor of the other: a control in it would count for itself.
-    """
+    """The class that a set of pictures shows best, by `score.common_floor`."""
     if targets[0][name] is None:
         return None
     rows = []
     for number, one in enumerate(targets):
-        floor = key_snapshots.floor_without_control(one)
+        floor = score.common_floor(one["floor"])
         found = score.recovered(one[name]["ssim"], floor, one["reference"]["ssim"])
         rows.append(
             {

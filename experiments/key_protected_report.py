@@ -146,7 +146,8 @@ def _attack_facts(
     return [
         ("recovered", first["pooled"]["recovered"]),
         ("judge share", first["pooled"]["attack"]["judge_share"]),
-        ("accuracy, all keys", first["task_accuracy"]),
+        ("accuracy, all class keys", first["task_accuracy"]),
+        ("accuracy, keys for fakes as well", first["task_accuracy_with_fakes"]),
         ("accuracy, a participant's own keys", first["own_accuracy"]),
         ("judge's accuracy", summary["judge_accuracy"]),
         ("rounds", summary["rounds"]),
@@ -255,7 +256,7 @@ def _over_rounds(
     drawings = {
         metric: figures.curves(series_of(rows, arms, metric), label)
         for metric, label in (
-            ("task_accuracy", "accuracy, all keys"),
+            ("task_accuracy", "accuracy, all class keys"),
             ("own_accuracy_least", "least accuracy, own keys"),
             ("local_accuracy_least", "least accuracy, local data, own keys"),
             ("attack_loss", "-score of fakes, guessed key"),

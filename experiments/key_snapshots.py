@@ -13,7 +13,8 @@ attacks with keys of this size in which that ever is so, is
     stop_recovered, stop_judge_share = those of that snapshot's pictures.
 
 All with floor and reference of the final evaluation. Of an attack without a target
-each is that of the class for which it is largest, and so is its control's. The
+each is that of the class for which it is largest, and so is its control's, by floors
+without control and grand mean (`score.common_floor`). The
 control's pictures are of the same round.
 """
 
@@ -26,12 +27,10 @@ import numpy as np
 from experiments.client_gan_curves import late_figures, recovered_by_arm
 from tff_leak.errors import InputError
 from tff_leak.metrics.judge import Judge
-from tff_leak.metrics.score import recovered
+from tff_leak.metrics.score import common_floor, recovered
 from tff_leak.metrics.similarity import similarity
 from tff_leak.runtime import snapshots
 from tff_leak.runtime.run_directory import RunDirectory
-
-_FLOOR = ("blank", "other_class_means", "other_class_images")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,21 +167,8 @@ def pooled(
     return late | _stop(figures, mean_of("stop_ssim"), mean_of("stop_judge_share"))
 
 
-def floor_without_control(figures: Mapping[str, Any]) -> float:
-    """Returns the largest of blank, other classes' means and their images.
-
-    Where the control is measured against the same floor as the attack, which is to be
-    read as its distance from the control's: in its own floor that would count for
-    itself. Floor and reference are then no more than a scale for both; the grand mean
-    is left out, since of faces it would halve that scale, and so double what luck does
-    to the distance.
-    """
-    known = [figures["floor"][name] for name in _FLOOR]
-    return max(value for value in known if value is not None)
-
-
 def largest(targets: Iterable[Mapping[str, Any]], name: str) -> dict[str, float | None]:
-    """Returns the largest figures of several classes, without the control.
+    """Returns the largest figures of several classes, by their common floors.
 
     Args:
       targets: with the figures of `late_of_target` and `stop_of_target`.
@@ -197,7 +183,7 @@ def largest(targets: Iterable[Mapping[str, Any]], name: str) -> dict[str, float 
     def recovered_in(figure):
         return _largest(
             recovered(
-                one[figure][name], floor_without_control(one), one["reference"]["ssim"]
+                one[figure][name], common_floor(one["floor"]), one["reference"]["ssim"]
             )
             for one in targets
             if name in one[figure]

@@ -6,7 +6,8 @@ keys). A defended run's own floor has no control in it, and one that a defence s
 would flatter it.
 
 Where there is no such scale a control is taken off: an adversary with a guessed key
-shows the best of several classes, and so does its control, which then is the floor. A
+shows the best of several classes, and so does its control, which then is the floor (or
+0, where it is below: both are by `score.common_floor`). A
 server's GAN is measured by margins (how much nearer to the victim's own kind), of which
 a blot has about none and a plain picture of others' a negative one; so its floor is the
 larger of 0 and the margin of the control under the same defence. One that succeeded for
@@ -149,7 +150,8 @@ def _of_key_protected(summary: Mapping[str, Any]) -> Figures:
             "judge_share": shown["judge_share_largest"],
         }
     return Figures(
-        task_accuracy=attack["task_accuracy"],
+        # Fakes are a class, as without keys; runs of before it was measured have none.
+        task_accuracy=attack.get("task_accuracy_with_fakes", attack["task_accuracy"]),
         epsilon=None,
         seconds=summary["seconds"],
         **figures,

@@ -8,7 +8,10 @@ from tff_leak.runtime.run_directory import RunDirectory
 
 def _attack(guess="known", dimension=64, **changed):
     """An attack on one class by adversary 1, aimed, with a control."""
-    figures = {"judge_share": 0.9}
+    figures = {"judge_share": 0.9, "ssim": 0.68}
+    # The common floor is .2, and a scale of .8 above it.
+    floor = {"blank": 0.0, "other_class_means": 0.2, "other_class_images": 0.1}
+    floor |= {"control": 0.3, "grand_mean": 0.36, "value": 0.36}
     late = {"attack": 0.3, "control": -0.2}
     near = {"adversary": 1, "product": 1.0, "rival": 0.2, "fellow": None}
     attack = {
@@ -22,7 +25,11 @@ def _attack(guess="known", dimension=64, **changed):
             "reached_count": 1,
             "targets": [3],
             "attack": figures,
-            "control": {"judge_share": 0.125},
+            "control": {"judge_share": 0.125, "ssim": 0.04},
+            "floor": floor,
+            "reference": {"ssim": 1.0},
+            "late_ssim": {"attack": 0.52, "control": 0.12},
+            "stop_ssim": {"attack": 0.36, "control": 0.2},
             "late_recovered": late,
             "stop_recovered": {"attack": 0.25, "control": 0.0},
             "stop_judge_share": {"attack": 0.75, "control": 0.05},
@@ -34,6 +41,7 @@ def _attack(guess="known", dimension=64, **changed):
         "stop_round": 10,
         "overlap": [near | {"adversary": 0, "product": 0.0}, near],
         "task_accuracy": 0.8,
+        "task_accuracy_with_fakes": 0.7,
         "own_accuracy": 0.95,
         "generator_steps": 2.5,
         "control_generator_steps": 20.0,
@@ -76,13 +84,14 @@ def test_what_pictures_show(directory):
         "reached": "1 of 1",
         "judge share": 0.9,
         "control's judge share": 0.125,
+        "recovered, common scale": pytest.approx(0.6),
+        "control's, common scale": pytest.approx(-0.2),
         # What only an attack without a target has.
-        "recovered, largest": "",
-        "control's, largest": "",
         "judge share, any class": "",
     }
     assert random["reached"] == "2 of 8"
-    assert (random["recovered, largest"], random["control's, largest"]) == (-0.1, -0.4)
+    assert random["recovered, common scale"] == -0.1
+    assert random["control's, common scale"] == -0.4
     assert random["judge share, any class"] == "0.50 (5); in the control 0.25 (4)"
 
 
@@ -100,23 +109,27 @@ def test_what_pictures_showed_before():
     )
     assert known == {
         "attack": "known, d = 64",
-        "recovered, last half": 0.3,
-        "control's recovered, last half": -0.2,
+        "recovered, last half, common scale": pytest.approx(0.4),
+        "control's recovered, last half, common scale": pytest.approx(-0.1),
         "first round with all trained": 7,
         "first round with all at 97% on local data": 4,
         "all just trained: pictures of round": 10,
-        "recovered, all just trained": 0.25,
-        "control's recovered, all just trained": 0.0,
+        "recovered, all just trained, common scale": pytest.approx(0.2),
+        "control's recovered, all just trained, common scale": pytest.approx(0.0),
         "judge share, all just trained": 0.75,
         "control's judge share, all just trained": 0.05,
     }
-    assert random["recovered, last half"] == -0.2
-    assert random["recovered, all just trained"] == -0.3
+    assert random["recovered, last half, common scale"] == -0.2
+    assert random["recovered, all just trained, common scale"] == -0.3
     assert random["judge share, all just trained"] == 0.025
-    assert random["control's recovered, last half"] == -0.5
-    assert random["control's recovered, all just trained"] == -0.6
+    assert random["control's recovered, last half, common scale"] == -0.5
+    assert random["control's recovered, all just trained, common scale"] == -0.6
     assert random["control's judge share, all just trained"] == 0.0
     assert random["all just trained: pictures of round"] == 20
+    # By itself an attack with a target is by its own floor.
+    [alone] = _rows(key_comparison.rounds_compared([_attack()]))
+    assert alone["recovered, last half"] == 0.3
+    assert alone["control's recovered, all just trained"] == 0.0
 
 
 @pytest.mark.parametrize("build", [_attack, _without_target])
@@ -134,7 +147,8 @@ def test_nobody_was_trained(build):
         late = {"late_recovered": {"attack": 0.3}}
         alone["pooled"] = attack["pooled"] | late
     [row] = _rows(key_comparison.rounds_compared([alone]))
-    assert row["recovered, all just trained"] == "not yet"
+    scale = ", common scale" if attack["largest"] else ""
+    assert row[f"recovered, all just trained{scale}"] == "not yet"
     for name, value in row.items():
         assert (value == "not run") == name.startswith("control's")
 
@@ -150,7 +164,8 @@ def test_keys_and_effort():
     assert known["control's steps"] == 20.0
     assert other["another attacker's"] == "0.27 (3)"
     assert other["control's steps"] == "not run"
-    assert (other["accuracy, all keys"], other["accuracy, own keys"]) == (0.8, 0.95)
+    assert (other["accuracy, all class keys"], other["fakes' as well"]) == (0.8, 0.7)
+    assert other["accuracy, own keys"] == 0.95
 
 
 def test_curves_over_distance_and_effort(directory):

@@ -1,5 +1,6 @@
 """Participants' keys, the model of a run and its measurement, by hand."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -122,6 +123,16 @@ class TestEvaluator:
         evaluator = self._evaluator([[0.8, -0.6], [-0.1, 0.9]], [0, 1])
         rows = evaluator.class_scores(self.server)
         np.testing.assert_allclose([row["others"] for row in rows], [0.6, 0.1])
+
+    def test_what_is_nearest_to_a_key_for_fakes_is_called_a_fake(self):
+        fakes = np.array([[0.8, 0.6]], np.float32)
+        evaluator = self._evaluator([[1, 0], [0.8, 0.5], [0, 1], [1, 0.1]], 4 * [0])
+        assert evaluator.accuracy_with_fakes(self.server) == 0.75  # There are none.
+        tables = [self.tables[0], dataclasses.replace(self.tables[1], fakes=fakes)]
+        evaluator = dataclasses.replace(evaluator, tables=tables)
+        assert evaluator.accuracy(self.server) == 0.75
+        # The second one is nearest to it, by .94 against .8; the last, by .86, not.
+        assert evaluator.accuracy_with_fakes(self.server) == 0.5
 
     def test_pictures_beyond_the_first_batch_count(self, monkeypatch):
         monkeypatch.setattr(key_federation, "_BATCH", 2)

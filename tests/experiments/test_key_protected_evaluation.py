@@ -37,6 +37,9 @@ class _Evaluator:
     def accuracy(self, server):
         return 0.25
 
+    def accuracy_with_fakes(self, server):
+        return 0.125
+
     def measure(self, state):
         return {"own_accuracy": 0.75, "own_accuracy_least": 0.5}
 
@@ -158,6 +161,7 @@ def test_trained_is_who_has_the_least_on_its_own_classes(tmp_path, monkeypatch):
     assert random["control_generator_steps"] is None
     measured = known["task_accuracy"], known["own_accuracy"]
     assert measured == (0.25, 0.75)
+    assert known["task_accuracy_with_fakes"] == 0.125
 
 
 class _ByShade:

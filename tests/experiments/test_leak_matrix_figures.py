@@ -33,6 +33,7 @@ def key_protected(guess_has_no_target):
     }
     attack = {
         "task_accuracy": 0.95,
+        "task_accuracy_with_fakes": 0.85,
         "pooled": pooled(0.6, 0.4, recovered=0.47),
         "largest": largest if guess_has_no_target else None,
     }

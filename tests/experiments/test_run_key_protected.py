@@ -452,14 +452,13 @@ def _one(target, adversary, attack, control, floor, reference=1.0, late=0.0, sto
         "blank": 0.0,
         "other_class_means": floor,
         "other_class_images": 0.1,
-        "grand_mean": 0.0,
     }
     return {
         "target": target,
         "adversary": adversary,
         "attack": {"ssim": attack, "judge_share": 0.1 * target},
         "control": {"ssim": control, "judge_share": 0.0},
-        "floor": floors | {"control": 9.0},
+        "floor": floors | {"control": 9.0, "grand_mean": 9.0},
         "reference": {"ssim": reference},
         "late_ssim": {"attack": late, "control": control},
         "stop_ssim": {"attack": stop, "control": control},
@@ -894,15 +893,18 @@ class TestAttack:
         alone = results.render(tmp_path, {})[path]
         assert "largest of classes" not in alone and "column of" not in alone
         assert "recovered, known, d = 8, target 1:" in page
-        assert "recovered, drift:2, d = 8, control, largest of classes:" in page
+        assert (
+            "recovered, common scale, drift:2, d = 8, control, largest of classes:"
+            in page
+        )
         best = finished[3]["attacks"][2]["largest"]
         above = best["attack"]["recovered"] - best["control"]["recovered"]
         # Twice the same run: no deviation.
         assert (
-            "recovered, drift:2, d = 8, attack less control of the same seed: "
-            f"{above:.2f} [{above:.2f}, {above:.2f}] (2 seeds)" in page
+            "recovered, common scale, drift:2, d = 8, attack less control of the same "
+            f"seed: {above:.2f} [{above:.2f}, {above:.2f}] (2 seeds)" in page
         )
-        assert "| control's recovered, last half of rounds |" in header
+        assert "| control's recovered, last half of rounds, common scale |" in header
         assert "another attacker's" not in header  # There is one.
 
     def test_a_run_goes_on_with_the_same_bits(self, finished, tmp_path):

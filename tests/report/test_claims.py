@@ -276,6 +276,9 @@ def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
     def run(seed, target, near, best):
         one = {"guess": "0.5", "distance": 0.5, "dimension": 64, "largest": None}
         one["pooled"] = {"targets": [target], "recovered": near, "reached_count": 1}
+        floor = {"blank": 0.0, "other_class_means": 0.5, "other_class_images": 0.4}
+        one["pooled"] |= {"attack": {"ssim": 0.8}, "reference": {"ssim": 0.9}}
+        one["pooled"]["floor"] = floor | {"control": 0.8, "grand_mean": 0.7}
         random = one | {"guess": "random", "distance": None}
         figures = {kind: {"recovered": value} for kind, value in best.items()}
         random["largest"] = {"control": None} | figures
@@ -286,7 +289,8 @@ def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
     best = {"attack": -0.5, "control": 0.1}
     text = in_brief([run(0, 3, 0.2, best), run(0, 4, 0.6, best | {"attack": -0.1})])
     assert text == (
-        "recovered<br>distance 0.5, d = 64: 0.40 (one seed), reached 2 of 2<br>"
+        "recovered<br>distance 0.5, d = 64: 0.40 (one seed), reached 2 of 2, "
+        "common scale 0.75 (one seed)<br>"
         "random, d = 64, class shown best: -0.30 (one seed), control 0.10 (one seed)"
     )
     # Seeds of one target say nothing of the other.

@@ -326,14 +326,23 @@ def _key_attack(guess, largest=None, **more):
     one = _summary(0, 0.4)["targets"][0] | {"adversary": 1}
     one |= {name: {} for name in ("late_recovered", "stop_recovered")}
     one |= {"late_recovered": {"attack": 0.1}, "stop_judge_share": {}}
+    # A scale from .5 to .9: the control and the grand mean are no part of its floor.
+    floor = {"blank": 0.0, "other_class_means": 0.5, "other_class_images": 0.4}
+    one["floor"] = one["floor"] | floor | {"control": 0.8, "grand_mean": 0.7}
+    one |= {"reference": one["reference"] | {"ssim": 0.9}}
+    one |= {"attack": one["attack"] | {"ssim": 0.8}, "late_ssim": {"attack": 0.7}}
     near = {"adversary": 1, "product": 0.2, "class": 3, "rival": 0.1, "fellow": None}
     attack = {"guess": guess, "dimension": 64, "overlap": [near], "largest": largest}
-    attack |= {"targets": [one | more], "pooled": {"recovered": 0.4, "targets": [3]}}
+    attack |= {
+        "targets": [one | more],
+        "pooled": one | {"recovered": 0.4, "targets": [3]},
+    }
     return attack | {"task_accuracy": 0.9, "own_accuracy": 1.0, "distance": None}
 
 
 def test_what_keys_gave_when_all_were_just_trained(tmp_path):
     stop = {"stop_recovered": {"attack": 0.25}, "stop_judge_share": {"attack": 0.5}}
+    stop |= {"stop_ssim": {"attack": 0.54}}
     known = _key_attack("known", **stop) | {"stop_round": 20}
     shown = {"recovered": -0.2, "judge_share_largest": 0.0, "late_recovered": -0.1}
     shown |= {"stop_recovered": -0.3, "stop_judge_share": 0.05}
@@ -349,12 +358,23 @@ def test_what_keys_gave_when_all_were_just_trained(tmp_path):
     rows = _rows(_page(tmp_path, "keys_fig6"))
     for name, found in (
         ("pictures of round, all just trained", ["20", "30", "not yet"]),
-        ("recovered, all just trained", ["0.250", "-0.300", "not yet"]),
-        ("control's recovered, all just trained", ["not run", "-0.600", "not run"]),
+        ("recovered, common scale", ["0.750", "-0.200", "0.750"]),
+        ("control's recovered, common scale", ["-1.000", "-0.400", "-1.000"]),
+        ("recovered, last half of rounds, common scale", ["0.500", "-0.100", "0.500"]),
+        ("recovered, all just trained, common scale", ["0.100", "-0.300", "not yet"]),
+        (
+            "control's recovered, all just trained, common scale",
+            ["not run", "-0.600", "not run"],
+        ),
         ("judge share, all just trained", ["0.500", "0.050", "not yet"]),
         ("control's judge share, all just trained", ["not run", "0.020", "not run"]),
     ):
         assert [row[name] for row in rows] == found
+    # By itself an attack with a target has its own floor.
+    _write(tmp_path, "keys_fig4", summary | {"attacks": [known]})
+    [row] = _rows(_page(tmp_path, "keys_fig4"))
+    assert row["recovered, all just trained"] == "0.250"
+    assert not [name for name in row if "common scale" in name]
 
 
 def test_the_picture_of_key_attacks_shows_each_ones_first_adversary(tmp_path):

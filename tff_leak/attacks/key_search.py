@@ -49,8 +49,9 @@ What came of it stands in the presets `keys_adaptive_small`, `keys_digits`,
 EMBEDDINGS (not in every run) did; RANDOM and DRIFT did not. Of a victim with one class
 EMBEDDINGS did in one seed of three, and drew the adversary's own digit in the others.
 MOMENTS did not, whose key of such a victim was the nearest of those that were searched
-(three seeds), nor WEIGHTS: what they have beside the victim's key is common to all
-embeddings, and a generator satisfies it with noise or grids.
+(three seeds): what it has beside the victim's key is common to all embeddings, and a
+generator satisfies it with noise or grids. Nor did WEIGHTS, tried on a victim with five
+classes (one seed).
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ floor, by the same functions on sets of images:
 - floor: the largest similarity among the control, a blank image, the means of the
   other classes, real held-out images of the other classes, and the grand mean: the
   mean of those means, the picture of nobody in particular, which of faces comes closer
-  to a person than most other persons do. The two sets are pooled over the classes. With
+  to a person than most other persons do. Means and images are pooled over classes. With
   the one class that comes closest in their place it is the strict floor, reported
   beside it. Where there is neither a control nor another class, a blank alone is no
   floor: `recovered` and `reached` are not defined.

@@ -1,6 +1,6 @@
 """The figures that say how much an attack recovered, and with what certainty."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -35,6 +35,26 @@ def recovered(attack: float, floor: float, reference: float) -> float | None:
     if reference - floor < SMALLEST_RANGE:
         return None
     return (attack - floor) / (reference - floor)
+
+
+def common_floor(candidates: Mapping[str, float | None]) -> float:
+    """The floor by which an attack is compared with its control, or with another one.
+
+    An attack without a target shows some class best, and so does its control: each is
+    measured by the floor and reference of its own. In its own floor the control would
+    count for itself. The grand mean is left out because it takes from the scales of
+    some classes much more than from others', and leaves some none, so that what is
+    best would be so among fewer and other classes. The place on this scale says less
+    than the distance from the control's.
+
+    Args:
+      candidates: The `floor` of a target, or of all pooled, of `evaluate_targets`.
+
+    Returns:
+      The largest similarity of a blank, the other classes' means and their images.
+    """
+    names = ("blank", "other_class_means", "other_class_images")
+    return max(candidates[name] for name in names if candidates[name] is not None)
 
 
 def diversity_ratio(

@@ -14,7 +14,12 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tff_leak.errors import InputError
-from tff_leak.report.key_tables import above_control, shared_class_scores
+from tff_leak.report.key_tables import (
+    above_control,
+    has_common_scale,
+    on_common_scale,
+    shared_class_scores,
+)
 from tff_leak.report.prose import linked_prose
 from tff_leak.report.results_tables import reached_text
 from tff_leak.report.tables import (
@@ -28,6 +33,7 @@ from tff_leak.report.tables import (
 )
 
 _HEADER = ("figure", "in the paper", "here", "measured", "remark")
+_DIFFERENCE = "attack less control"
 
 
 class Verdict(enum.Enum):
@@ -339,44 +345,60 @@ def _key_attacks(summaries: Sequence[Mapping]) -> str:
     """`recovered` by guess and key size; without a target of the class shown best.
 
     What is best of several is high by choice, for the control as well, which so stands
-    beside it.
+    beside it, on the common scale (`score.common_floor`), and attacks with a target
+    beside them have that figure, too.
     """
-    runs: dict[str, list[Mapping]] = {}
-    controls: dict[str, list[Mapping]] = {}
-    above: dict[str, list[Mapping]] = {}
+    runs: dict[str, dict[str, list[Mapping]]] = {}
     for summary in summaries:
         for attack in summary["attacks"]:
-            near = "" if attack["distance"] is None else "distance "
-            name = f"{near}{attack['guess']}, d = {attack['dimension']}"
-            pooled, largest = attack["pooled"], attack["largest"]
-            if largest is not None:
-                pooled = {"targets": (), **largest["attack"]}
-                if largest["control"] is not None:
-                    control = {"targets": (), **largest["control"]}
-                    of_control = {"seed": summary["seed"], "pooled": control}
-                    controls.setdefault(name, []).append(of_control)
-                    difference = {"targets": (), "recovered": above_control(largest)}
-                    of_both = {"seed": summary["seed"], "pooled": difference}
-                    above.setdefault(name, []).append(of_both)
-                name = f"{name}, class shown best"
-            run = {"seed": summary["seed"], "pooled": pooled}
-            runs.setdefault(name, []).append(run)
-    lines = []
-    for name, found in runs.items():
-        text = f"{name}: {over_seeds(recovered_by_seed(found))}"
-        text += _left_out([run["pooled"] for run in found], shared_targets(found))
-        if all("reached_count" in run["pooled"] for run in found):
-            reached = sum(run["pooled"]["reached_count"] for run in found)
-            aimed = sum(len(run["pooled"]["targets"]) for run in found)
-            text += f", reached {reached} of {aimed}"
-        of = name.removesuffix(", class shown best")
-        if of in controls:
-            text += f", control {over_seeds(recovered_by_seed(controls[of]))}"
-            differences = recovered_by_seed(above[of])
-            if len(differences) > 1:  # One seed's is there to be seen.
-                text += f", attack less control {over_seeds(differences)}"
-        lines.append(text)
+            of_attack = runs.setdefault(_key_attack_name(attack), {})
+            common_scale = has_common_scale(summary["attacks"])
+            for part, figures in _key_attack_parts(attack, common_scale).items():
+                run = {"seed": summary["seed"], "pooled": figures}
+                of_attack.setdefault(part, []).append(run)
+    lines = [_key_attack_line(name, parts) for name, parts in runs.items()]
     return f"recovered<br>{'<br>'.join(lines)}"
+
+
+def _key_attack_name(attack: Mapping) -> str:
+    near = "" if attack["distance"] is None else "distance "
+    name = f"{near}{attack['guess']}, d = {attack['dimension']}"
+    return name if attack["largest"] is None else f"{name}, class shown best"
+
+
+def _key_attack_parts(attack: Mapping, common_scale: bool) -> dict[str, Mapping]:
+    """What is told of one attack, each with `targets` and `recovered`, by its words."""
+    pooled, largest = attack["pooled"], attack["largest"]
+    if largest is None:
+        parts = {"": pooled}
+        if common_scale:
+            found = on_common_scale(pooled, pooled["attack"]["ssim"])
+            parts["common scale"] = {"targets": pooled["targets"], "recovered": found}
+        return parts
+    parts = {"": {"targets": (), **largest["attack"]}}
+    if largest["control"] is not None:
+        parts["control"] = {"targets": (), **largest["control"]}
+        difference = above_control(largest)
+        parts[_DIFFERENCE] = {"targets": (), "recovered": difference}
+    return parts
+
+
+def _key_attack_line(name: str, parts: Mapping[str, Sequence[Mapping]]) -> str:
+    """The figures of an attack's parts over seeds."""
+    found = parts[""]
+    text = f"{name}: {over_seeds(recovered_by_seed(found))}"
+    text += _left_out([run["pooled"] for run in found], shared_targets(found))
+    if all("reached_count" in run["pooled"] for run in found):
+        reached = sum(run["pooled"]["reached_count"] for run in found)
+        aimed = sum(len(run["pooled"]["targets"]) for run in found)
+        text += f", reached {reached} of {aimed}"
+    for part, of_part in parts.items():
+        values = recovered_by_seed(of_part)
+        if part and (
+            part != _DIFFERENCE or len(values) > 1
+        ):  # One is there to be seen.
+            text += f", {part} {over_seeds(values)}"
+    return text
 
 
 def _leak_matrix(summaries: Sequence[Mapping]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from tff_leak.metrics import score
 from tff_leak.report.tables import (
     LATE,
     UNMEASURED,
@@ -25,6 +26,7 @@ _ACCURACIES = {
 }
 _LOCALLY = "first round with all at 97% on local data"
 _STOP_ROUND = "pictures of round, all just trained"
+_COMMON = ", common scale"
 
 
 def key_protected(summaries: Sequence[Mapping]) -> str:
@@ -37,7 +39,10 @@ def key_protected(summaries: Sequence[Mapping]) -> str:
             for number, attack in enumerate(summary["attacks"])
             for one in attack["targets"]
         ]
-        measured = (LATE, *_STOP.values(), _STOP_ROUND, _LOCALLY)
+        mixed = any(has_common_scale(summary["attacks"]) for summary in summaries)
+        scale = _COMMON if mixed else ""
+        names = (f"{LATE}{scale}", f"{_STOP['stop_recovered']}{scale}")
+        measured = (*names, _STOP["stop_judge_share"], _STOP_ROUND, _LOCALLY)
         rows = without_empty(or_unmeasured(rows, measured))
         return sparse_table(rows) + _key_intervals(summaries)
     found = "accuracy" if study == "accuracy" else "keys"
@@ -103,7 +108,11 @@ def _key_attack_row(summary: Mapping, number: int, one: Mapping) -> dict:
     if people:
         row["right person nearest"] = people["attack"]
         row["control's right person"] = people["control"]
-    row |= _late_of_key(attack, one) | _largest_of_classes(attack)
+    common_scale = has_common_scale(attacks)
+    if common_scale:
+        row |= _on_common_scale(attack, one)
+    row |= _late_of_key(attack, one, common_scale)
+    row |= _largest_of_classes(attack)
     if "trained_round" in attack:
         row["first round with all trained"] = attack["trained_round"] or "not yet"
     if "locally_trained_round" in attack:
@@ -120,24 +129,62 @@ def _key_attack_row(summary: Mapping, number: int, one: Mapping) -> dict:
         "that one's class": fellow["class"],
         "generator's steps a turn": attack.get("generator_steps", UNMEASURED),
         "control's steps": _not_run(attack.get("control_generator_steps", UNMEASURED)),
-        "accuracy, all keys": attack["task_accuracy"],
+        "accuracy, all class keys": attack["task_accuracy"],
+        "fakes' as well": attack.get("task_accuracy_with_fakes", UNMEASURED),
         "own keys": attack["own_accuracy"],
         "rounds": summary["rounds"],
         "seconds": seconds_text(summary["seconds"]),
     }
 
 
-def _late_of_key(attack: Mapping, one: Mapping) -> dict[str, object]:
+def has_common_scale(attacks: Sequence[Mapping]) -> bool:
+    """Returns whether there are attacks without a target among those of a run.
+
+    What these show best is measured by `score.common_floor`, and so are attacks with a
+    target beside them, in columns of their own.
+    """
+    return any(attack["largest"] for attack in attacks)
+
+
+def on_common_scale(figures: Mapping, ssim: float) -> float | None:
+    """Returns `recovered` by the floor that attacks without a target have.
+
+    Args:
+      figures: of one target, or of all pooled, with `floor` and `reference`.
+      ssim: of the pictures in question.
+    """
+    floor = score.common_floor(figures["floor"])
+    return score.recovered(ssim, floor, figures["reference"]["ssim"])
+
+
+def _on_common_scale(attack: Mapping, one: Mapping) -> dict[str, object]:
+    """The attack's and its control's; without a target, of the class shown best."""
+    row: dict[str, object] = {}
+    for owner, kind in (("", "attack"), ("control's ", "control")):
+        figures = (attack["largest"] or one)[kind]
+        if figures is None:
+            found = "not run"
+        elif attack["largest"]:
+            found = figures["recovered"]
+        else:
+            found = on_common_scale(one, figures["ssim"])
+        row[f"{owner}recovered{_COMMON}"] = found
+    return row
+
+
+def _late_of_key(
+    attack: Mapping, one: Mapping, common_scale: bool
+) -> dict[str, object]:
     """The figures before the last round, and the control's."""
     row: dict[str, object] = {}
     for figure, name in ({"late_recovered": LATE} | _STOP).items():
         if figure in one:  # Runs of before it was measured do not have it.
-            row |= before_the_end(attack, one, figure, name)
+            row |= before_the_end(attack, one, figure, name, common_scale=common_scale)
     return row
 
 
 def before_the_end(
-    attack: Mapping, one: Mapping, figure: str, name: str
+    attack: Mapping, one: Mapping, figure: str, name: str, *, common_scale: bool
 ) -> dict[str, object]:
     """Returns a figure of snapshots, and the control's, by column.
 
@@ -146,12 +193,19 @@ def before_the_end(
       one: of `attack` a target, or all pooled; for an attack with a target.
       figure: `late_recovered`, `stop_recovered` or `stop_judge_share`.
       name: of the column.
+      common_scale: whether `recovered` of an attack with a target is on the scale of
+        those without one, as the column's name then says.
     """
+    ssim = one.get(figure.replace("recovered", "ssim"), {})
+    if common_scale and figure.endswith("recovered"):
+        name += _COMMON
     if attack["largest"]:
         ran = {arm: of for arm, of in attack["largest"].items() if of is not None}
         found = {arm: of[figure] for arm, of in ran.items()}
     else:
         ran, found = one["late_recovered"], one[figure]
+        if common_scale and figure.endswith("recovered"):
+            found = {arm: on_common_scale(one, of) for arm, of in ssim.items()}
     if figure in _STOP and attack["stop_round"] is None:
         found = dict.fromkeys(ran, "not yet")
     return {name: found["attack"], f"control's {name}": found.get("control", "not run")}
@@ -165,12 +219,10 @@ def _largest_of_classes(attack: Mapping) -> dict[str, object]:
     """
     largest = attack["largest"] or {"attack": {}, "control": {}}
     row: dict[str, object] = {}
-    columns = {"recovered": "recovered", "judge share": "judge_share_largest"}
-    for text, key in columns.items():
-        for owner, kind in (("", "attack"), ("control's ", "control")):
-            figures = largest[kind]
-            found = "not run" if figures is None else figures.get(key, "")
-            row[f"{owner}{text}, largest of classes"] = found
+    for owner, kind in (("", "attack"), ("control's ", "control")):
+        figures = largest[kind]
+        found = "not run" if figures is None else figures.get("judge_share_largest", "")
+        row[f"{owner}judge share, largest of classes"] = found
     pairs = "{reached_pairs} of {pairs}"
     counted = largest["attack"].get("pairs")
     row["reached, pairs"] = pairs.format(**largest["attack"]) if counted else ""
@@ -216,22 +268,28 @@ def _shared_scores(rows: Sequence[Mapping]) -> dict[str, object]:
 def _key_intervals(summaries: Sequence[Mapping]) -> str:
     """`recovered` over seeds, for each guess, key size and set of targets."""
     values: dict[str, list[float | None]] = {}
+    common = "recovered, common scale"
     for summary in summaries:
         for attack in summary["attacks"]:
             name = f"{attack['guess']}, d = {attack['dimension']}"
             if attack["largest"] is None:
-                name += _target_list(attack["pooled"]["targets"])
-                values.setdefault(name, []).append(attack["pooled"]["recovered"])
+                pooled = attack["pooled"]
+                name += _target_list(pooled["targets"])
+                line = f"recovered, {name}"
+                values.setdefault(line, []).append(pooled["recovered"])
+                if has_common_scale(summary["attacks"]):
+                    found = on_common_scale(pooled, pooled["attack"]["ssim"])
+                    values.setdefault(f"{common}, {name}", []).append(found)
                 continue
             for kind, found in attack["largest"].items():
                 if found is not None:
-                    line = f"{name}, {kind}, largest of classes"
+                    line = f"{common}, {name}, {kind}, largest of classes"
                     values.setdefault(line, []).append(found["recovered"])
             if attack["largest"]["control"] is not None:
-                line = f"{name}, attack less control of the same seed"
+                line = f"{common}, {name}, attack less control of the same seed"
                 values.setdefault(line, []).append(above_control(attack["largest"]))
     return "".join(
-        f"\nrecovered, {name}: {over_seeds(found)}.\n" for name, found in values.items()
+        f"\n{name}: {over_seeds(found)}.\n" for name, found in values.items()
     )
 
 
