@@ -146,6 +146,13 @@ def test_verdict_kinds(changes, kind, expected):
     assert expected in text
 
 
+def test_the_floor_is_named_by_what_sets_it():
+    found = summary()
+    found["floor"]["source"] = "grand_mean"
+    text, _ = html.verdict(found)
+    assert "no leak reaches 0.51 (the mean image of all other classes);" in text
+
+
 def test_another_class_that_comes_as_close_is_named():
     clear, _ = html.verdict(summary())
     assert "of another class" not in clear
