@@ -109,16 +109,21 @@ def test_what_pictures_showed_before():
     )
     assert known == {
         "attack": "known, d = 64",
+        "recovered, last half": 0.3,
+        "control's recovered, last half": -0.2,
         "recovered, last half, common scale": pytest.approx(0.4),
         "control's recovered, last half, common scale": pytest.approx(-0.1),
         "first round with all trained": 7,
         "first round with all at 97% on local data": 4,
         "all just trained: pictures of round": 10,
+        "recovered, all just trained": 0.25,
+        "control's recovered, all just trained": 0.0,
         "recovered, all just trained, common scale": pytest.approx(0.2),
         "control's recovered, all just trained, common scale": pytest.approx(0.0),
         "judge share, all just trained": 0.75,
         "control's judge share, all just trained": 0.05,
     }
+    assert random["recovered, last half"] == ""  # Without a target: that scale alone.
     assert random["recovered, last half, common scale"] == -0.2
     assert random["recovered, all just trained, common scale"] == -0.3
     assert random["judge share, all just trained"] == 0.025

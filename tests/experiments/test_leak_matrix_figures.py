@@ -87,6 +87,11 @@ def test_a_known_key_has_the_undefended_scale_and_a_guessed_one_its_own():
     assert figures.leakage(guessed, undefended) == pytest.approx(0.2 / 0.9)
     assert guessed.control == 0.1 and guessed.judge_share == 0.4
     assert guessed.reached is True
+    # With adversaries' keys for fakes among the answers, where that was measured.
+    assert guessed.task_accuracy == 0.85
+    older = key_protected(guess_has_no_target=True)
+    del older["attacks"][0]["task_accuracy_with_fakes"]
+    assert figures.read(older).task_accuracy == 0.95
 
 
 def test_a_headline_without_pictures_stands_by_itself():

@@ -15,6 +15,16 @@ def test_recovered_by_hand():
     assert score.recovered(0.9, 0.5, 0.8) == pytest.approx(4 / 3)
 
 
+def test_the_common_floor_leaves_out_control_and_grand_mean():
+    found = {"blank": 0.2, "other_class_means": 0.5, "other_class_images": 0.4}
+    found |= {"control": 0.9, "grand_mean": 0.8}
+    assert score.common_floor(found) == 0.5
+    assert score.common_floor(found | {"blank": 0.6}) == 0.6
+    assert score.common_floor(found | {"other_class_images": 0.7}) == 0.7
+    alone = dict.fromkeys(("other_class_means", "other_class_images"))
+    assert score.common_floor(found | alone) == 0.2
+
+
 def test_recovered_is_not_defined_without_a_range():
     assert score.recovered(0.6, 0.5, 0.5499) is None
     assert score.recovered(0.6, 0.5, 0.4) is None

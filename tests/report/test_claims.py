@@ -285,6 +285,9 @@ def test_keys_attacks_have_the_class_they_show_best_where_there_is_no_target():
         found = {"experiment": "key_protected", "study": "attack", "seed": seed}
         return found | {"attacks": [one, random]}
 
+    alone = run(0, 3, 0.2, {"attack": -0.5})
+    alone["attacks"] = alone["attacks"][:1]
+    assert in_brief([alone]).endswith("0.20 (one seed), reached 1 of 1")
     # Two targets of one seed are no two seeds.
     best = {"attack": -0.5, "control": 0.1}
     text = in_brief([run(0, 3, 0.2, best), run(0, 4, 0.6, best | {"attack": -0.1})])

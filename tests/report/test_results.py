@@ -344,6 +344,7 @@ def test_what_keys_gave_when_all_were_just_trained(tmp_path):
     stop = {"stop_recovered": {"attack": 0.25}, "stop_judge_share": {"attack": 0.5}}
     stop |= {"stop_ssim": {"attack": 0.54}}
     known = _key_attack("known", **stop) | {"stop_round": 20}
+    known["task_accuracy_with_fakes"] = 0.7
     shown = {"recovered": -0.2, "judge_share_largest": 0.0, "late_recovered": -0.1}
     shown |= {"stop_recovered": -0.3, "stop_judge_share": 0.05}
     control = {"recovered": -0.4, "judge_share_largest": 0.01, "late_recovered": -0.5}
@@ -351,17 +352,23 @@ def test_what_keys_gave_when_all_were_just_trained(tmp_path):
     largest = {"attack": shown | {"reached_pairs": 0, "pairs": 8}, "control": control}
     # Its rows are the largest of all classes, whatever the class shown has.
     random = _key_attack("random", largest, **stop) | {"stop_round": 30}
-    never = _key_attack("random") | {"stop_round": None}
+    never = _key_attack("random", stop_ssim={}) | {"stop_round": None}
     summary = {"experiment": "key_protected", "study": "attack", "seed": 0}
     summary |= {"rounds": 50, "seconds": 1.0, "attacks": [known, random, never]}
     _write(tmp_path, "keys_fig6", summary)
-    rows = _rows(_page(tmp_path, "keys_fig6"))
+    page = _page(tmp_path, "keys_fig6")
+    rows = _rows(page)
     for name, found in (
         ("pictures of round, all just trained", ["20", "30", "not yet"]),
         ("recovered, common scale", ["0.750", "-0.200", "0.750"]),
         ("control's recovered, common scale", ["-1.000", "-0.400", "-1.000"]),
         ("recovered, last half of rounds, common scale", ["0.500", "-0.100", "0.500"]),
         ("recovered, all just trained, common scale", ["0.100", "-0.300", "not yet"]),
+        ("recovered, all just trained", ["0.250", "", "not yet"]),
+        ("recovered, last half of rounds", ["0.100", "", "0.100"]),
+        # Not of older runs, which stand beside newer ones.
+        ("accuracy, all class keys", ["0.900", "0.900", "0.900"]),
+        ("fakes' as well", ["0.700", "not measured", "not measured"]),
         (
             "control's recovered, all just trained, common scale",
             ["not run", "-0.600", "not run"],
@@ -370,6 +377,9 @@ def test_what_keys_gave_when_all_were_just_trained(tmp_path):
         ("control's judge share, all just trained", ["not run", "0.020", "not run"]),
     ):
         assert [row[name] for row in rows] == found
+    assert "\nrecovered, known, d = 64, target 3: 0.40 (one seed)" in page
+    line = "\nrecovered, common scale, known, d = 64, target 3: 0.75 (one seed)"
+    assert line in page
     # By itself an attack with a target has its own floor.
     _write(tmp_path, "keys_fig4", summary | {"attacks": [known]})
     [row] = _rows(_page(tmp_path, "keys_fig4"))

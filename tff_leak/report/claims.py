@@ -394,9 +394,9 @@ def _key_attack_line(name: str, parts: Mapping[str, Sequence[Mapping]]) -> str:
         text += f", reached {reached} of {aimed}"
     for part, of_part in parts.items():
         values = recovered_by_seed(of_part)
-        if part and (
-            part != _DIFFERENCE or len(values) > 1
-        ):  # One is there to be seen.
+        # One difference is there to be seen.
+        told = len(values) > 1 if part == _DIFFERENCE else bool(part)
+        if told:
             text += f", {part} {over_seeds(values)}"
     return text
 

@@ -193,22 +193,28 @@ def before_the_end(
       one: of `attack` a target, or all pooled; for an attack with a target.
       figure: `late_recovered`, `stop_recovered` or `stop_judge_share`.
       name: of the column.
-      common_scale: whether `recovered` of an attack with a target is on the scale of
-        those without one, as the column's name then says.
+      common_scale: whether an attack with a target also has columns of `recovered` on
+        the scale of those without one, which have these alone.
     """
-    ssim = one.get(figure.replace("recovered", "ssim"), {})
-    if common_scale and figure.endswith("recovered"):
-        name += _COMMON
+    has_scale = figure.endswith("recovered")
     if attack["largest"]:
         ran = {arm: of for arm, of in attack["largest"].items() if of is not None}
-        found = {arm: of[figure] for arm, of in ran.items()}
+        scale = _COMMON if has_scale else ""
+        by_scale = {scale: {arm: of[figure] for arm, of in ran.items()}}
     else:
-        ran, found = one["late_recovered"], one[figure]
-        if common_scale and figure.endswith("recovered"):
+        ran = one["late_recovered"]
+        by_scale = {"": one[figure]}
+        if common_scale and has_scale:
+            ssim = one[figure.replace("recovered", "ssim")]
             found = {arm: on_common_scale(one, of) for arm, of in ssim.items()}
-    if figure in _STOP and attack["stop_round"] is None:
-        found = dict.fromkeys(ran, "not yet")
-    return {name: found["attack"], f"control's {name}": found.get("control", "not run")}
+            by_scale[_COMMON] = found
+    row: dict[str, object] = {}
+    for scale, found in by_scale.items():
+        if figure in _STOP and attack["stop_round"] is None:
+            found = dict.fromkeys(ran, "not yet")
+        row[f"{name}{scale}"] = found["attack"]
+        row[f"control's {name}{scale}"] = found.get("control", "not run")
+    return row
 
 
 def _largest_of_classes(attack: Mapping) -> dict[str, object]:
