@@ -179,6 +179,8 @@ def _late_of_key(
     row: dict[str, object] = {}
     for figure, name in ({"late_recovered": LATE} | _STOP).items():
         if figure in one:  # Runs of before it was measured do not have it.
+            if attack["largest"]:
+                row |= {name: "", f"control's {name}": ""}  # On the common scale alone.
             row |= before_the_end(attack, one, figure, name, common_scale=common_scale)
     return row
 
