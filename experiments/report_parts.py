@@ -134,6 +134,8 @@ def _floor_table(pooled: Mapping[str, Any]) -> tuple:
         "closest_class_mean": "mean of the closest other class (not part of the floor)",
         "closest_class_images": "images of the closest other class (not part of it)",
     }
+    if "heldout_mean" in pooled["floor"]:  # Of attacks that want the very images.
+        names["heldout_mean"] = "mean of held-out images of the target's class"
     rows = [[text, pooled["floor"][key]] for key, text in names.items()]
     rows.append(
         [

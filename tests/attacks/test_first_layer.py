@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tff_leak.attacks.first_layer import reconstruct_inputs
+from tff_leak.attacks.first_layer import denoise, reconstruct_inputs
 from tff_leak.data import sources
 from tff_leak.errors import InputError
 from tff_leak.models import classifiers
@@ -71,22 +71,86 @@ def test_a_batch_of_two_digits_is_no_example_and_says_so(digits):
     assert found.misfit[0] > 0.05
 
 
-def test_noise_is_averaged_over_rows():
+def _noisy(scale):
+    """Updates of 50 inputs of 20 entries, 8 units, with noise on all of them."""
     rng = np.random.default_rng(0)
     inputs, slopes = rng.normal(size=(50, 20)), rng.normal(size=(50, 8))
     kernels = inputs[:, :, None] * slopes[:, None, :]
-    kernels += rng.normal(scale=0.05, size=kernels.shape)
-    found = reconstruct_inputs(kernels, slopes).examples.numpy()
-    # Noise of variance s^2 becomes s^2 / |slopes|^2, and s^2 / slopes_i^2 by one row.
-    by_rows = 0.05**2 * (1 / (slopes**2).sum(axis=1)).mean()
+    kernels += rng.normal(scale=scale, size=kernels.shape)
+    return inputs, slopes, kernels, slopes + rng.normal(scale=scale, size=slopes.shape)
+
+
+def test_noise_is_averaged_over_rows():
+    inputs, slopes, kernels, biases = _noisy(0.05)
+    found = reconstruct_inputs(kernels, biases)
+    errors = found.examples.numpy() - inputs
+    # An entry x has noise of variance s^2 / |slopes|^2 from the kernel, and x^2 times
+    # that from the scale, for which there is the bias.
+    from_kernel = 0.05**2 / (slopes**2).sum(axis=1)
+    expected = (from_kernel[:, None] * (1 + inputs**2)).mean()
+    # 1,000 squared normals, weighed, and 50 of scales: a tenth is the deviation.
+    np.testing.assert_allclose((errors**2).mean(), expected, rtol=0.3)
     best = np.abs(slopes).argmax(axis=1)
     of_rows = [
-        kernel[:, i] / s[i] for kernel, s, i in zip(kernels, slopes, best, strict=True)
+        kernel[:, i] / s[i] for kernel, s, i in zip(kernels, biases, best, strict=True)
     ]
-    error = ((found - inputs) ** 2).mean()
-    # 1,000 squared normals, weighed: a standard deviation of about a twentieth.
-    np.testing.assert_allclose(error, by_rows, rtol=0.2)
-    assert error < ((np.stack(of_rows) - inputs) ** 2).mean() / 1.2
+    assert (errors**2).mean() < ((np.stack(of_rows) - inputs) ** 2).mean() / 1.2
+    # It knows how large its noise is: eight units take a twentieth of it for signal.
+    told = found.noise.numpy()
+    np.testing.assert_allclose(np.median(told / np.sqrt(from_kernel)), 0.93, atol=0.08)
+
+
+def test_least_squares_shrink_where_the_bias_is_lost_in_noise():
+    inputs, _, kernels, biases = _noisy(0.8)
+    found = reconstruct_inputs(kernels, biases).examples.numpy()
+    squares = (biases**2).sum(axis=1, keepdims=True)
+    shrunk = np.einsum("ndu,nu->nd", kernels, biases) / squares
+
+    def cosines(guesses):
+        lengths = np.linalg.norm(guesses, axis=1) * np.linalg.norm(inputs, axis=1)
+        return np.abs((guesses * inputs).sum(axis=1)) / lengths
+
+    assert np.median(cosines(found)) > np.median(cosines(shrunk)) + 0.02
+    slopes = (shrunk * inputs).sum(axis=1) / (inputs**2).sum(axis=1)
+    assert np.median(slopes) < 0.75
+
+
+def test_denoised_pictures_are_nearer_and_of_the_right_scale(digits):
+    images, labels = digits
+    kernel, bias = _update(images[:1], labels[:1])
+    rng = np.random.default_rng(0)
+    sigma = 0.2 * float(np.linalg.norm(bias)) / np.sqrt(bias.shape[1])
+    noisy = [x + rng.normal(scale=sigma, size=x.shape) for x in (kernel, bias)]
+    found = reconstruct_inputs(*noisy)
+    shape = images.shape[1:]
+
+    def error(picture):
+        return float(np.abs(picture - images[0]).mean())
+
+    raw = np.clip(found.examples.numpy().reshape(shape), -1, 1)
+    [cleaned] = denoise(found, shape, dark_background=True)
+    assert cleaned.dtype == np.float32 and np.abs(cleaned).max() <= 1
+    assert error(cleaned) < error(raw) / 2
+    # The bias had lost its sign: the background has it.
+    turned = found._replace(examples=-found.examples)
+    np.testing.assert_array_equal(
+        denoise(turned, shape, dark_background=True)[0], cleaned
+    )
+    # Exact ones stay as they are.
+    exact = reconstruct_inputs(kernel, bias)
+    [same] = denoise(exact, shape, dark_background=False)
+    np.testing.assert_allclose(same, images[0], atol=2e-3)
+
+
+def test_what_is_not_finite_tells_nothing():
+    kernels = np.ones([2, 4, 3], np.float32)
+    kernels[0, 1, 1] = np.nan
+    found = reconstruct_inputs(kernels, np.ones([2, 3]))
+    np.testing.assert_allclose(found.examples, [np.zeros(4), np.ones(4)], atol=1e-6)
+    np.testing.assert_allclose(found.misfit, [1, 0], atol=1e-6)
+    assert found.noise[0] == 0
+    nothing = denoise(found, (2, 2, 1), dark_background=True)[0]
+    np.testing.assert_array_equal(nothing, np.zeros((2, 2, 1)))
 
 
 def test_without_a_change_of_the_bias_nothing_is_known():

@@ -7,13 +7,17 @@ gradients of one example are
     dL/dW = (dL/dz) x^T,    dL/db = dL/dz,
 
 so x is any row of dL/dW over the same entry of dL/db. The paper takes a row; here all
-rows are used, by least squares: with the kernel `[d, u]` as networks of this project
-have it,
+are used. With the kernel `[d, u]` as networks of this project have it, dW and db below
+one another are of rank one, (x, 1) s^T. Of its best approximation of rank one, by total
+least squares, v is the direction of s, and
 
-    x = (dW db) / (db . db),
+    x = (dW v) / (db . v),
 
-which is the same where the update is one example's and weighs rows by how much they
-know of it where noise was added.
+which is the same where the update is one example's. Where clients add noise (local or
+record-level DP) it falls on db as well as on dW, and the much larger dW tells what v
+is; least squares on a noisy db shrink x to nothing long before. What is left of it
+in x is known from the rest of the matrix, and `denoise` takes it out as pictures are
+denoised, by total variation.
 
 It holds for every number of local steps of plain SGD on that one example, too: the
 sums of both gradients over the steps have the ratio x. With several examples the rows'
@@ -21,10 +25,12 @@ ratios differ, and what comes out is a mixture of them, the more so the more uni
 share; `misfit` tells one from the other without knowing the data.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from skimage.restoration import denoise_tv_chambolle
 
 from tff_leak.errors import InputError
 
@@ -37,14 +43,19 @@ class FirstLayer(NamedTuple):
       misfit: float32 `[n]` in [0, 1]: the share of the kernel's update, by its norm,
         that is not one example's; about 0: `examples` is exact. 1 where nothing is
         known: the bias was not changed, for instance as no unit was active.
+      noise: float32 `[n]`, the standard deviation of an entry of `examples` by noise of
+        the same size on each entry of the updates; 0 where nothing is known.
     """
 
     examples: tf.Tensor
     misfit: tf.Tensor
+    noise: tf.Tensor
 
 
 def reconstruct_inputs(kernels: tf.Tensor, biases: tf.Tensor) -> FirstLayer:
     """Computes each client's input from its update of the first dense layer.
+
+    Of an update that is not finite nothing is known.
 
     Args:
       kernels: float32 `[n, d, u]`, clients' updates (or gradients) of the kernel, of
@@ -57,15 +68,57 @@ def reconstruct_inputs(kernels: tf.Tensor, biases: tf.Tensor) -> FirstLayer:
     kernels = tf.convert_to_tensor(kernels, tf.float32)
     biases = tf.convert_to_tensor(biases, tf.float32)
     _check_shapes(kernels.shape, biases.shape)
-    squares = tf.reduce_sum(biases**2, axis=1)
-    examples = tf.math.divide_no_nan(
-        tf.einsum("ndu,nu->nd", kernels, biases), squares[:, tf.newaxis]
-    )
-    explained = tf.einsum("nd,nu->ndu", examples, biases)
+    updates = tf.concat([kernels, biases[:, tf.newaxis]], axis=1)
+    finite = tf.reduce_all(tf.math.is_finite(updates), axis=(1, 2), keepdims=True)
+    updates = tf.where(finite, updates, tf.zeros_like(updates))
+    values, _, right = tf.linalg.svd(updates)
+    direction = right[:, :, 0]
+    rows = tf.einsum("ndu,nu->nd", updates, direction)
+    length = rows[:, -1]  # Of s, with its sign.
+    examples = tf.math.divide_no_nan(rows[:, :-1], length[:, tf.newaxis])
+    explained = tf.einsum("nd,nu->ndu", rows[:, :-1], direction)
+    kernels = updates[:, :-1]
     misfit = tf.math.divide_no_nan(
         tf.norm(kernels - explained, axis=(1, 2)), tf.norm(kernels, axis=(1, 2))
     )
-    return FirstLayer(examples, tf.where(squares > 0, misfit, tf.ones_like(misfit)))
+    entries = tf.cast(tf.reduce_prod(tf.shape(updates)[1:]), tf.float32)
+    rest = tf.sqrt(tf.reduce_sum(values[:, 1:] ** 2, axis=1) / entries)
+    return FirstLayer(
+        examples,
+        tf.where(length != 0, misfit, tf.ones_like(misfit)),
+        tf.math.divide_no_nan(rest, tf.abs(length)),
+    )
+
+
+def denoise(
+    found: FirstLayer, shape: Sequence[int], *, dark_background: bool
+) -> np.ndarray:
+    """Takes the noise out of inputs that are pictures, if it is known to be there.
+
+    By total variation (Chambolle), with the noise's standard deviation for its weight.
+    On digits under local DP (noise .003 and .01, one seed) twice of that did about as
+    well, half of it less at .01. Without noise nothing is changed.
+
+    Args:
+      found: of n updates.
+      shape: (H, W, C), of the pictures, in [-1, 1].
+      dark_background: whether more than half of each is at -1, as of drawings. That
+        gives the scale, for which otherwise there is but one noisy number, db . v.
+
+    Returns:
+      float32 `[n, H, W, C]`, in [-1, 1]; zeros where nothing is known.
+    """
+    images = found.examples.numpy().reshape([-1, *shape]).astype(np.float64)
+    noise = found.noise.numpy().astype(np.float64)
+    if dark_background:
+        middle = np.median(images, axis=(1, 2, 3))
+        scale = np.divide(-1.0, middle, out=np.ones_like(middle), where=middle != 0)
+        images, noise = images * scale[:, None, None, None], noise * np.abs(scale)
+    cleaned = [
+        denoise_tv_chambolle(image, weight=sigma, channel_axis=-1) if sigma else image
+        for image, sigma in zip(images, noise, strict=True)
+    ]
+    return np.clip(np.stack(cleaned), -1.0, 1.0).astype(np.float32)
 
 
 def _check_shapes(kernels: tf.TensorShape, biases: tf.TensorShape) -> None:
