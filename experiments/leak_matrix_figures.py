@@ -53,6 +53,8 @@ class Figures:
       judge_share: of reconstructions that the judge takes for the target; None without
         pictures.
       reached: whether all targets were; None where it is not defined.
+      identified: share of the pictures of an attack on updates that are nearest to the
+        victims' own, and identified_control: the control's; None of other attacks.
       late_ssim: as `scale.attack`, mean of the last half of the rounds; None where
         nothing was looked at over the rounds.
     """
@@ -66,6 +68,8 @@ class Figures:
     judge_share: float | None = None
     reached: bool | None = None
     late_ssim: float | None = None
+    identified: float | None = None
+    identified_control: float | None = None
 
 
 def read(summary: Mapping[str, Any]) -> Figures:
@@ -186,6 +190,8 @@ def _of_headline(summary: Mapping[str, Any]) -> Figures:
     if "pooled" in summary:
         figures = _pooled(summary["pooled"], summary)
         figures["scale"] = dataclasses.replace(figures["scale"], reference=1.0)
+        figures["identified"] = summary["identified"]["attack"]
+        figures["identified_control"] = summary["identified"]["control"]
     if "membership" in summary:
         figures["control"] = summary["membership"]["held_out"]["advantage"]
     figures |= {

@@ -30,6 +30,7 @@ ROOT = pathlib.Path(experiments.__file__).parents[1]
 _MEANS = (
     *("leakage", "late_leakage", "control"),
     *("task_accuracy", "judge_share", "seconds"),
+    *("identified", "identified_control"),
 )
 """Of a cell, over its seeds."""
 _ON_A_SCALE = ("leakage", "late_leakage")

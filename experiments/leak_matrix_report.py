@@ -49,6 +49,9 @@ _NOTES = {
 NAMED_SHARE = 0.5
 """Of pictures that the judge takes for the target: from here on the class is shown."""
 
+IDENTIFIED_SHARE = 0.5
+"""Of pictures nearest to the victims' own: from here on whose they are is told."""
+
 _WORST_FIRST = ("leak", "partial", "undefined", "none")
 _BREAK = "\n\n"  # between paragraphs
 
@@ -97,7 +100,8 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     attack that is looked at over the rounds, what leaks in the last half of them has to
     be below as well: its last round alone is luck. Nor may the judge name as many as
     `NAMED_SHARE` of its pictures rightly: those of one shape only are far from the
-    victim's, and show the class all the same.
+    victim's, and show the class all the same. Nor may `IDENTIFIED_SHARE` of what an
+    attack on updates finds be nearest to the victims' own images.
 
     Returns:
       (text, kind). 'leak' when an attack works that no measured defence stops,
@@ -110,9 +114,11 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     caveat = (
         f"Stopped: less than {PARTIAL_FROM:g} leaks, in the mean over seeds, at the "
         "end and, where that was looked at, in the mean of the last half of the "
-        f"rounds, and the judge names fewer than {NAMED_SHARE:.0%} of the pictures. Of "
-        "the attacks only gradient inversion knows of noise, and an adversary that "
-        "estimates a class key searches for it: others that adapt may do better."
+        f"rounds, the judge names fewer than {NAMED_SHARE:.0%} of the pictures, and "
+        f"fewer than {IDENTIFIED_SHARE:.0%} of those of attacks on updates are nearest "
+        "to the victims' own images. Of the attacks only those on updates know of "
+        "noise, and an adversary that estimates a class key searches for it: others "
+        "that adapt may do better."
     )
     failed = summary["counts"][Status.FAILED.value]
     if failed:
@@ -168,7 +174,19 @@ def _stops(cell: Mapping[str, Any]) -> bool:
         leaked < PARTIAL_FROM
         and (late is None or late < PARTIAL_FROM)
         and (named is None or named < NAMED_SHARE)
+        and not _tells_whose(cell)
     )
+
+
+def _tells_whose(cell: Mapping[str, Any]) -> bool:
+    """Whether most pictures are nearest to the victim's own, as the control's are not.
+
+    Of attacks on updates; however grainy they are, they then give away whose they are.
+    """
+    shares = cell["identified"]["mean"], cell["identified_control"]["mean"]
+    if None in shares:
+        return False
+    return shares[0] >= IDENTIFIED_SHARE and shares[1] < shares[0]
 
 
 def _late(cell: Mapping[str, Any]) -> float | None:
@@ -274,8 +292,9 @@ def _of_attack(cells: Cells, directory: RunDirectory) -> html.Section:
     text = (
         "Task accuracy is the shared model's on held-out images (of a client's GAN "
         "right after the adversary's turn); epsilon the most exposed participant's, "
-        "largest of the seeds, at its run's delta. Epsilons of "
-        "different mechanisms protect different things and do not compare."
+        "largest of the seeds, at its run's delta and of all its rounds, of which an "
+        "attack on updates sees one. Epsilons of different mechanisms protect "
+        "different things and do not compare."
     )
     header, rows = _without_empty(["defence", measure, *_COLUMNS], rows)
     if measure == Measure.RECOVERED.value:

@@ -144,12 +144,15 @@ def test_an_attack_on_updates_wants_the_images_themselves():
     def run(attack, floor):
         of_run = pooled(attack, floor)
         del of_run["reached_all"]
-        return figures.read({"headline": headline, "epsilon": None, "pooled": of_run})
+        summary = {"headline": headline, "epsilon": None, "pooled": of_run}
+        told = {"attack": 0.75, "control": 0.25}
+        return figures.read(summary | {"identified": told})
 
     undefended = run(0.8, 0.6)
     assert figures.leakage(undefended, undefended) == pytest.approx(0.2 / 0.4)
     assert figures.leakage(run(0.7, 0.2), undefended) == pytest.approx(0.1 / 0.4)
     assert undefended.reached is None
+    assert (undefended.identified, undefended.identified_control) == (0.75, 0.25)
 
 
 def test_over_seeds():

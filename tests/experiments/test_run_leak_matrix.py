@@ -257,12 +257,31 @@ def test_an_advantage_counts_above_its_control():
             "control": {"mean": control},
             "late_leakage": {"mean": None},
             "judge_share": {"mean": None},
+            **{name: {"mean": None} for name in ("identified", "identified_control")},
         }
 
     assert leak_matrix_report._stops(cell(0.15, 0.06))
     assert not leak_matrix_report._stops(cell(0.15, 0.04))
     # Of reconstructions the control is in the figure already.
     assert not leak_matrix_report._stops(cell(0.15, 0.06, "recovered"))
+
+
+@pytest.mark.parametrize(
+    "identified, control, stops",
+    [(0.25, 0.0, True), (0.5, 0.25, False), (0.5, 0.5, True), (None, None, True)],
+)
+def test_grainy_pictures_that_are_nearest_to_the_victims_own_are_no_stop(
+    identified, control, stops
+):
+    cell = {
+        "measure": "recovered",
+        "leakage": {"mean": -1.0},
+        "late_leakage": {"mean": None},
+        "judge_share": {"mean": 0.0},
+        "identified": {"mean": identified},
+        "identified_control": {"mean": control},
+    }
+    assert leak_matrix_report._stops(cell) == stops
 
 
 @pytest.mark.parametrize(
