@@ -319,10 +319,10 @@ _LOCAL_RATES = {"gradient_inversion": "learning_rate=0.3"}
 # under local DP (of MNIST's training pixels .85 are black, of digits' .63). Seed 0,
 # recovered (judge's share) without and with:
 #
-#   MNIST    local, noise .01      .03 (.00)    .63 (.81)
-#            record-level, .1     -.22 (.00)   -.17 (.00)
-#   digits   local, noise .003    -.04 (.00)    .87 (.88)
-#            local, noise .01     -.62 (.00)    .53 (.06)
+#   MNIST    local, noise .01     -.11 (.00)    .58 (.81)
+#            record-level, .1     -.40 (.00)   -.35 (.00)
+#   digits   local, noise .003    -.48 (.00)    .81 (.88)
+#            local, noise .01    -1.31 (.00)    .33 (.06)
 _BACKGROUND = {"digits": "0.6", "mnist": "0.7"}
 _VARIATION = {"0.003": "0.1"}
 
