@@ -116,9 +116,9 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
         "end and, where that was looked at, in the mean of the last half of the "
         f"rounds, the judge names fewer than {NAMED_SHARE:.0%} of the pictures, and "
         f"fewer than {IDENTIFIED_SHARE:.0%} of those of attacks on updates are nearest "
-        "to the victims' own images. Of the attacks only those on updates know of "
-        "noise, and an adversary that estimates a class key searches for it: others "
-        "that adapt may do better."
+        "to the victims' own images, or no more than of the control's. Of the attacks "
+        "only those on updates know of noise, and an adversary that estimates a class "
+        "key searches for it: others that adapt may do better."
     )
     failed = summary["counts"][Status.FAILED.value]
     if failed:
@@ -183,7 +183,8 @@ def _tells_whose(cell: Mapping[str, Any]) -> bool:
 
     Of attacks on updates; however grainy they are, they then give away whose they are.
     """
-    shares = cell["identified"]["mean"], cell["identified_control"]["mean"]
+    measured = [cell.get(name) for name in ("identified", "identified_control")]
+    shares = [one and one["mean"] for one in measured]  # Older cells have none.
     if None in shares:
         return False
     return shares[0] >= IDENTIFIED_SHARE and shares[1] < shares[0]

@@ -119,7 +119,7 @@ def test_denoised_pictures_are_nearer_and_of_the_right_scale(digits):
     images, labels = digits
     kernel, bias = _update(images[:1], labels[:1])
     rng = np.random.default_rng(0)
-    sigma = 0.2 * float(np.linalg.norm(bias)) / np.sqrt(bias.shape[1])
+    sigma = 0.5 * float(np.linalg.norm(bias)) / np.sqrt(bias.shape[1])
     noisy = [x + rng.normal(scale=sigma, size=x.shape) for x in (kernel, bias)]
     found = reconstruct_inputs(*noisy)
     shape = images.shape[1:]
@@ -140,6 +140,27 @@ def test_denoised_pictures_are_nearer_and_of_the_right_scale(digits):
     exact = reconstruct_inputs(kernel, bias)
     [same] = denoise(exact, shape, dark_background=False)
     np.testing.assert_allclose(same, images[0], atol=2e-3)
+
+
+def test_little_noise_needs_no_background_and_colours_stay():
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.uniform(-1, 1, (4, 4, 3)), np.ones((4, 4, 1)))
+    slopes = rng.normal(size=30)
+    update = np.append(picture.reshape(-1), 1)[:, None] * slopes
+    update += rng.normal(scale=0.02 * np.linalg.norm(slopes), size=update.shape)
+    found = reconstruct_inputs(update[None, :-1], update[None, -1])
+    assert 0.015 < found.noise[0] < 0.025
+    for dark in (False, True):  # It is not dark, and this must not matter.
+        [cleaned] = denoise(found, (16, 16, 3), dark_background=dark)
+        raw = found.examples.numpy().reshape(16, 16, 3)
+        error = np.abs(cleaned - picture).mean()
+        assert error < 0.03 and error < np.abs(raw - picture).mean()
+
+
+def test_a_ratio_that_is_not_finite_tells_nothing():
+    found = reconstruct_inputs(np.full([1, 4, 3], 1e10), np.full([1, 3], 1e-35))
+    np.testing.assert_array_equal(found.examples, np.zeros([1, 4]))
+    assert (found.misfit[0], found.noise[0]) == (1, 0)
 
 
 def test_what_is_not_finite_tells_nothing():

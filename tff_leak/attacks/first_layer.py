@@ -34,6 +34,9 @@ from skimage.restoration import denoise_tv_chambolle
 
 from tff_leak.errors import InputError
 
+SCALE_KNOWN = 0.05
+"""Noise up to which the bias gives the scale of an input: it is its relative error."""
+
 
 class FirstLayer(NamedTuple):
     """What the updates of the first layer show.
@@ -55,7 +58,7 @@ class FirstLayer(NamedTuple):
 def reconstruct_inputs(kernels: tf.Tensor, biases: tf.Tensor) -> FirstLayer:
     """Computes each client's input from its update of the first dense layer.
 
-    Of an update that is not finite nothing is known.
+    Of an update that is not finite, or gives no finite input, nothing is known.
 
     Args:
       kernels: float32 `[n, d, u]`, clients' updates (or gradients) of the kernel, of
@@ -76,6 +79,9 @@ def reconstruct_inputs(kernels: tf.Tensor, biases: tf.Tensor) -> FirstLayer:
     rows = tf.einsum("ndu,nu->nd", updates, direction)
     length = rows[:, -1]  # Of s, with its sign.
     examples = tf.math.divide_no_nan(rows[:, :-1], length[:, tf.newaxis])
+    known = tf.reduce_all(tf.math.is_finite(examples), axis=1)
+    examples = tf.where(known[:, tf.newaxis], examples, tf.zeros_like(examples))
+    length = tf.where(known, length, tf.zeros_like(length))
     explained = tf.einsum("nd,nu->ndu", rows[:, :-1], direction)
     kernels = updates[:, :-1]
     misfit = tf.math.divide_no_nan(
@@ -102,8 +108,10 @@ def denoise(
     Args:
       found: of n updates.
       shape: (H, W, C), of the pictures, in [-1, 1].
-      dark_background: whether more than half of each is at -1, as of drawings. That
-        gives the scale, for which otherwise there is but one noisy number, db . v.
+      dark_background: whether more than half of a picture is at -1, as of drawings.
+        Where the noise is above `SCALE_KNOWN` that gives the scale, for which there is
+        otherwise one noisy number, db . v. A picture with less background comes out too
+        bright then.
 
     Returns:
       float32 `[n, H, W, C]`, in [-1, 1]; zeros where nothing is known.
@@ -112,7 +120,8 @@ def denoise(
     noise = found.noise.numpy().astype(np.float64)
     if dark_background:
         middle = np.median(images, axis=(1, 2, 3))
-        scale = np.divide(-1.0, middle, out=np.ones_like(middle), where=middle != 0)
+        unknown = (middle != 0) & (noise > SCALE_KNOWN)
+        scale = np.divide(-1.0, middle, out=np.ones_like(middle), where=unknown)
         images, noise = images * scale[:, None, None, None], noise * np.abs(scale)
     cleaned = [
         denoise_tv_chambolle(image, weight=sigma, channel_axis=-1) if sigma else image
