@@ -116,7 +116,7 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
         "end and, where that was looked at, in the mean of the last half of the "
         f"rounds, the judge names fewer than {NAMED_SHARE:.0%} of the pictures, and "
         f"fewer than {IDENTIFIED_SHARE:.0%} of those of attacks on updates are nearest "
-        "to the victims' own images, or no more than of the control's. Of the attacks "
+        "to the victims' own images, or as many of the control's are. Of the attacks "
         "only those on updates know of noise, and an adversary that estimates a class "
         "key searches for it: others that adapt may do better."
     )
@@ -179,15 +179,16 @@ def _stops(cell: Mapping[str, Any]) -> bool:
 
 
 def _tells_whose(cell: Mapping[str, Any]) -> bool:
-    """Whether most pictures are nearest to the victim's own, as the control's are not.
+    """Whether most pictures are nearest to the victim's own, and of the control's not.
 
+    By the rule of a run's own verdict (`update_attacks_report`).
     Of attacks on updates; however grainy they are, they then give away whose they are.
     """
     measured = [cell.get(name) for name in ("identified", "identified_control")]
     shares = [one and one["mean"] for one in measured]  # Older cells have none.
     if None in shares:
         return False
-    return shares[0] >= IDENTIFIED_SHARE and shares[1] < shares[0]
+    return shares[0] >= IDENTIFIED_SHARE > shares[1]
 
 
 def _late(cell: Mapping[str, Any]) -> float | None:
