@@ -286,8 +286,9 @@ def _membership_table(summary: Mapping[str, Any]) -> html.Section:
         f"{counts['others']} examples that nobody holds; the control has "
         f"{counts['held_out']} more of these in the members' place. Each class has the "
         "same share of each part, drawn by the seed. Intervals are 95%, over "
-        "examples (bootstrap), of this one model. p: how often chance alone gives the "
-        "advantage or more. Found at 1%: the share of "
+        "examples (bootstrap), of this one model. The advantage is that of the best "
+        "threshold, which chance raises, the low end of its interval not. p: how often "
+        "chance alone gives the advantage or more. Found at 1%: the share of "
         "members found where at most one in a hundred others is taken for one."
     )
     return html.Section("All figures", text, tables=[("Membership", header, rows)])
