@@ -224,6 +224,7 @@ def _update_attacks(dataset: str) -> list[Attack]:
     def program(preset: str, *flags: str) -> Program:
         return Program(UPDATE_ATTACKS, preset, (*shared, *flags))
 
+    aimed_at = ("--victims=0,1,2,3,4,5,6,7,8,9",)
     return [
         _update_attack(
             "gradient_inversion",
@@ -240,7 +241,12 @@ def _update_attacks(dataset: str) -> list[Attack]:
         _update_attack(
             "first_layer",
             "First layer in closed form by the server (Aono et al.)",
-            program("first_layer_digits", "--victims=0,1,2,3,4,5,6,7,8,9"),
+            program("first_layer_digits", *aimed_at),
+        ),
+        _update_attack(
+            "first_layer_rounds",
+            "The same from all rounds' updates together",
+            program("first_layer_digits", *aimed_at, "--pooled_rounds=30"),
         ),
         _update_attack(
             "membership",
@@ -272,6 +278,7 @@ _RECORD_RATES: Mapping[str, Mapping[str, str]] = {
     "0.1": {
         "gradient_inversion": "learning_rate=1",
         "first_layer": "learning_rate=0.2,epochs=5",
+        "first_layer_rounds": "learning_rate=0.2,epochs=5",
         "membership": "learning_rate=0.3,epochs=5",
     },
     "0.6": {"gradient_inversion": "learning_rate=1"},

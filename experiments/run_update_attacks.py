@@ -58,6 +58,11 @@ _ROUNDS = flags.DEFINE_integer("rounds", 10, "Of the federation.", lower_bound=1
 _ATTACK_ROUND = flags.DEFINE_integer(
     "attack_round", 1, "Round whose updates are attacked; not for membership."
 )
+_POOLED_ROUNDS = flags.DEFINE_integer(
+    "pooled_rounds",
+    1,
+    "Rounds from --attack_round on that are attacked together; of first_layer only.",
+)
 _CLIENTS = flags.DEFINE_integer("clients", 10, "Their number.", lower_bound=1)
 _CLASSES = flags.DEFINE_integer(
     "classes_per_client", 4, "Random classes of each client.", lower_bound=1
@@ -155,6 +160,7 @@ def _settings() -> Settings:
         attack=_ATTACK.value,
         rounds=_ROUNDS.value,
         attack_round=_ATTACK_ROUND.value,
+        pooled_rounds=_POOLED_ROUNDS.value,
         seed=common_flags.SEED.value,
         algorithm=_ALGORITHM.value,
         training=BatchSgd(**parse(BatchSgd, _TRAINING.value, flag=_TRAINING.name)),
@@ -211,6 +217,7 @@ def _data(settings: Settings) -> Data:
 
 def _config(settings: Settings, threads: int) -> dict:
     """Every flag, with settings spelled out: defaults are part of a run's identity."""
+    pooled = settings.pooled_rounds
     defences = {
         field.name: getattr(settings.defences, field.name)
         for field in dataclasses.fields(settings.defences)
@@ -224,6 +231,8 @@ def _config(settings: Settings, threads: int) -> dict:
             "dataset": _DATASET.value,
             "rounds": settings.rounds,
             "attack_round": settings.attack_round,
+            # Only where there are several: runs from before they could be go on.
+            **({"pooled_rounds": pooled} if pooled > 1 else {}),
             "clients": _CLIENTS.value,
             "classes_per_client": _CLASSES.value,
             "per_class": _PER_CLASS.value,

@@ -149,6 +149,7 @@ def _outline(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
         "rounds": rounds,
         "rounds_planned": settings.rounds,
         "attack_round": settings.attack_round,
+        "pooled_rounds": settings.pooled_rounds,
         "threat": {
             "adversary": experiment.threat.adversary.value,
             "behaviour": experiment.threat.behaviour.value,
@@ -264,21 +265,21 @@ def _evaluate_pictures(experiment: Experiment, directory: RunDirectory) -> Evalu
     return Evaluation(summary, inputs, [victim for victim, _ in owners], window)
 
 
-def attack(experiment: Experiment, arm: Arm, seen: Seen) -> Claims:
+def attack(experiment: Experiment, arm: Arm, seen: Sequence[Seen]) -> Claims:
     """Attacks what the server saw; equal arguments give equal pictures.
 
     Args:
       experiment: the run.
       arm: whose data say how many pictures there are and, where they are known, of
         which classes.
-      seen: in the attacked round.
+      seen: in the attacked rounds.
 
     Returns:
-      A row for each row of `seen`; one whose update is not finite, or from which
+      A row for each row of an update; one whose update is not finite, or from which
       nothing is found, claims mid-grey pictures.
     """
     settings, data = experiment.settings, experiment.data
-    updates = [tf.constant(update) for update in seen.updates]
+    updates = _mean_updates(seen)
     if settings.attack is Attack.FIRST_LAYER:
         found = reconstruct_inputs(*updates[:2])
         images = found.examples.numpy().reshape([-1, 1, *data.source.image_shape])
@@ -301,11 +302,21 @@ def attack(experiment: Experiment, arm: Arm, seen: Seen) -> Claims:
                 seeding.derive(root, Role.SAMPLES),
             )
 
-        weights = [tf.constant(tensor) for tensor in seen.weights]
+        weights = [tf.constant(tensor) for tensor in seen[0].weights]
         images, _, misfit = invert(weights, updates, labels)
         images = images.numpy()
     images = np.clip(np.nan_to_num(images), -1.0, 1.0)
     return Claims(images, labels.numpy(), misfit.numpy())
+
+
+def _mean_updates(seen: Sequence[Seen]) -> list[tf.Tensor]:
+    """Mean over rounds; of several, entries that are not finite count for nothing."""
+    rounds = [
+        np.stack(same) for same in zip(*(one.updates for one in seen), strict=True)
+    ]
+    if len(seen) > 1:
+        rounds = [np.nan_to_num(same, posinf=0.0, neginf=0.0) for same in rounds]
+    return [tf.constant(same.mean(axis=0)) for same in rounds]
 
 
 def _labels(

@@ -91,6 +91,8 @@ class Settings:
       rounds: of the federation; all clients take part.
       attack_round: the round whose updates are attacked, from 1; for membership the
         last round counts.
+      pooled_rounds: how many rounds from `attack_round` on are attacked together; more
+        than one by the first layer only.
       seed: of everything random.
       algorithm: what clients send.
       training: theirs; of FedSGD the rate is the server's.
@@ -105,6 +107,7 @@ class Settings:
     attack: Attack
     rounds: int
     attack_round: int
+    pooled_rounds: int
     seed: int
     algorithm: Algorithm
     training: BatchSgd
@@ -114,6 +117,11 @@ class Settings:
     labels: Labels
     defences: Defences
     privacy_budget: float | None = None
+
+    @property
+    def attacked_rounds(self) -> range:
+        """The rounds that are attacked."""
+        return range(self.attack_round, self.attack_round + self.pooled_rounds)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -202,14 +210,15 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
 def _goes_on(
     settings: Settings, spending: Callable[[int], float] | None
 ) -> program.GoesOn | None:
-    """Whether a round is affordable; the attacked one has to be."""
+    """Whether a round is affordable; the attacked ones have to be."""
     goes_on = build_rounds_go_on(spending, settings.privacy_budget)
     member = settings.attack is Attack.MEMBERSHIP
-    if goes_on and not (member or goes_on(settings.attack_round, {})):
+    last = settings.attacked_rounds[-1]
+    if goes_on and not (member or goes_on(last, {})):
         raise InputError(
             f"--privacy_budget is {settings.privacy_budget}: expected at least "
-            f"{spending(settings.attack_round):.4g}, what the rounds up to "
-            f"--attack_round={settings.attack_round} cost; raise it, or attack earlier"
+            f"{spending(last):.4g}, what the rounds up to {last}, the last that is "
+            "attacked, cost; raise it, or attack earlier"
         )
     return goes_on
 
@@ -219,7 +228,7 @@ async def run(
 ) -> Mapping[Arm, Any]:
     """Runs all arms to the last round, or goes on where an earlier run ended.
 
-    What the server saw in the attacked round is kept as that round's snapshot.
+    What the server saw in an attacked round is kept as that round's snapshot.
 
     Returns:
       The final states by arm.
@@ -228,7 +237,8 @@ async def run(
 
     def look(round_num, states, metrics):
         del metrics
-        if settings.attack is Attack.MEMBERSHIP or round_num != settings.attack_round:
+        member = settings.attack is Attack.MEMBERSHIP
+        if member or round_num not in settings.attacked_rounds:
             return None
         return {
             f"{arm}_{name}_{number}": tensor
@@ -248,18 +258,22 @@ async def run(
     return {Arm(name): state for name, state in states.items()}
 
 
-def load_seen(experiment: Experiment, directory: RunDirectory) -> dict[Arm, Seen]:
-    """Returns what the server saw in the attacked round, by arm."""
-    arrays = snapshots.load_snapshots(directory)[experiment.settings.attack_round]
+def load_seen(experiment: Experiment, directory: RunDirectory) -> dict[Arm, list[Seen]]:
+    """Returns what the server saw in the attacked rounds, in their order, by arm."""
+    kept = snapshots.load_snapshots(directory)
     numbers = range(len(experiment.network.trainable_shapes))
-    return {
-        arm: Seen(
+
+    def seen(arm, arrays):
+        return Seen(
             *(
                 [arrays[f"{arm.value}_{name}_{number}"] for number in numbers]
                 for name in Seen._fields
             )
         )
-        for arm in experiment.arms
+
+    rounds = experiment.settings.attacked_rounds
+    return {
+        arm: [seen(arm, kept[number]) for number in rounds] for arm in experiment.arms
     }
 
 
@@ -322,6 +336,7 @@ def _check(settings: Settings, inversion: GradientInversion) -> None:
             f"{settings.rounds}, as --rounds has it; correct one"
         )
     first_layer = settings.attack is Attack.FIRST_LAYER
+    _check_pooling(settings)
     if first_layer and settings.network is not NetworkKind.MLP:
         raise InputError(
             f"--network is {settings.network.value} with --attack=first_layer: "
@@ -345,6 +360,22 @@ def _check(settings: Settings, inversion: GradientInversion) -> None:
         )
     if inverts and inversion.distance is Distance.SQUARED:
         _check_length(settings.defences)
+
+
+def _check_pooling(settings: Settings) -> None:
+    """Raises InputError for rounds that there are not, or that go with no attack."""
+    pooled, most = settings.pooled_rounds, settings.rounds - settings.attack_round + 1
+    if not 1 <= pooled <= most:
+        raise InputError(
+            f"--pooled_rounds is {pooled}: expected 1 to {most}, the rounds from "
+            f"--attack_round={settings.attack_round} to --rounds={settings.rounds}; "
+            "correct one"
+        )
+    if pooled > 1 and settings.attack is not Attack.FIRST_LAYER:
+        raise InputError(
+            f"--pooled_rounds is {pooled} with --attack={settings.attack.value}: "
+            "expected 1, as only first_layer takes several together; leave it out"
+        )
 
 
 def _check_length(defences: Defences) -> None:

@@ -294,6 +294,11 @@ def _membership_table(summary: Mapping[str, Any]) -> html.Section:
     return html.Section("All figures", text, tables=[("Membership", header, rows)])
 
 
+def _rounds(summary: Mapping[str, Any]) -> str:
+    first, number = summary["attack_round"], summary["pooled_rounds"]
+    return f"{first} to {first + number - 1}" if number > 1 else str(first)
+
+
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
     if "membership" in summary:
         attack = summary["membership"]["attack"]
@@ -308,7 +313,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, object]]:
             ("victims' images found", summary["found"]["attack"]),
             ("labels right", summary["labels_right"]),
             ("judge's accuracy", summary["judge_accuracy"]),
-            ("attacked round", summary["attack_round"]),
+            ("attacked rounds", _rounds(summary)),
         ]
     facts += [
         ("task accuracy", summary["task_accuracy"][Arm.ATTACK.value]),

@@ -145,7 +145,7 @@ def _commands():
         (cells.CLIENT_GAN, 80),
         (cells.KEY_PROTECTED, 8),
         (cells.SERVER_GAN, 10),
-        (cells.UPDATE_ATTACKS, 110),
+        (cells.UPDATE_ATTACKS, 144),
     ],
 )
 def test_binaries_read_the_commands_of_their_cells(module, count):

@@ -17,6 +17,7 @@ import tensorflow_federated as tff
 from dp_accounting import GaussianDpEvent
 
 from computations.defended_fed_avg import Algorithm, Defences
+from computations.watched_fed_avg import Seen
 from experiments import evaluation as evaluation_lib
 from experiments import update_attacks_evaluation as evaluation
 from experiments import update_attacks_program as program
@@ -50,6 +51,7 @@ def _settings(**changes):
         "attack": Attack.GRADIENT_INVERSION,
         "rounds": ROUNDS,
         "attack_round": 2,
+        "pooled_rounds": 1,
         "seed": 0,
         "algorithm": Algorithm.FED_SGD,
         "training": BatchSgd(0.1),
@@ -285,6 +287,37 @@ def test_a_first_layer_gives_one_example_exactly(tmp_path):
     assert summary["identified"]["control"] == 0.0
 
 
+def test_rounds_together_show_what_noise_hides_in_one(tmp_path):
+    """The same rounds of one federation: only how many the server looks at differs."""
+    settings = _settings(
+        attack=Attack.FIRST_LAYER,
+        attack_round=1,
+        rounds=8,
+        pooled_rounds=8,
+        algorithm=Algorithm.FED_AVG,
+        training=BatchSgd(0.1, epochs=3),
+        inversion={},
+        defences=Defences(local_dp=LocalDp(1.0, 0.05)),
+    )
+    experiment = program.build_experiment(settings, _data(classes=1))
+    directory, summary = _run(tmp_path / "run", settings, _data(classes=1), experiment)
+    assert summary["pooled_rounds"] == 8
+    seen = program.load_seen(experiment, directory)[Arm.ATTACK]
+    assert len(seen) == 8
+    victims = [_data(classes=1).clients[victim].images for victim in (2, 0)]
+
+    def error(rounds):
+        claims = evaluation.attack(experiment, Arm.ATTACK, seen[:rounds])
+        return np.abs(claims.images - np.stack(victims)).mean()
+
+    assert error(8) < 0.8 * error(1)
+    # A round that broke off tells nothing, and takes nothing from the others.
+    broken = Seen(seen[0].weights, [np.full_like(u, np.nan) for u in seen[0].updates])
+    whole = evaluation.attack(experiment, Arm.ATTACK, seen)
+    again = evaluation.attack(experiment, Arm.ATTACK, [*seen, broken])
+    np.testing.assert_allclose(again.images, whole.images, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
     """Forty images, trained on for long: what overfitting shows."""
@@ -428,6 +461,12 @@ class TestVerdicts:
     [
         ({"attack_round": 4}, "--attack_round is 4: expected a round from 1 to 3"),
         (
+            {"attack": Attack.FIRST_LAYER, "inversion": {}, "pooled_rounds": 3},
+            "--pooled_rounds is 3: expected 1 to 2, the rounds from --attack_round=2",
+        ),
+        ({"pooled_rounds": 0}, "--pooled_rounds is 0: expected 1 to 2"),
+        ({"pooled_rounds": 2}, "--pooled_rounds is 2 with --attack=gradient_inversion"),
+        (
             {
                 "attack": Attack.FIRST_LAYER,
                 "network": NetworkKind.CNN,
@@ -471,7 +510,7 @@ class TestVerdicts:
                 "inversion": BY_COSINE,
                 "defences": Defences(record_dp=RecordLevelDp(1.0, 1.0)),
             },
-            "expected at least .* what the rounds up to --attack_round=2 cost",
+            "expected at least .* what the rounds up to 2, the last that is attacked,",
         ),
         ({"inversion": {"iterations": 0}}, "iterations is 0: expected at least 1"),
     ],

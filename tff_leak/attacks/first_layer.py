@@ -20,7 +20,10 @@ in x is known from the rest of the matrix, and `denoise` takes it out as picture
 denoised, by total variation.
 
 It holds for every number of local steps of plain SGD on that one example, too: the
-sums of both gradients over the steps have the ratio x. With several examples the rows'
+sums of both gradients over the steps have the ratio x. And so has the sum of several
+rounds' updates by a client that trains on that example in each: the slopes s keep their
+signs for the most part and add up, while noise that is drawn anew each round does not.
+With several examples the rows'
 ratios differ, and what comes out is a mixture of them, the more so the more units they
 share; `misfit` tells one from the other without knowing the data.
 """
