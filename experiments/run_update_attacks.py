@@ -61,7 +61,7 @@ _ATTACK_ROUND = flags.DEFINE_integer(
 _POOLED_ROUNDS = flags.DEFINE_integer(
     "pooled_rounds",
     1,
-    "Rounds from --attack_round on that are attacked together; of first_layer only.",
+    "Rounds from --attack_round on that are attacked together; not for membership.",
 )
 _CLIENTS = flags.DEFINE_integer("clients", 10, "Their number.", lower_bound=1)
 _CLASSES = flags.DEFINE_integer(

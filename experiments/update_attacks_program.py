@@ -91,8 +91,7 @@ class Settings:
       rounds: of the federation; all clients take part.
       attack_round: the round whose updates are attacked, from 1; for membership the
         last round counts.
-      pooled_rounds: how many rounds from `attack_round` on are attacked together; more
-        than one by the first layer only.
+      pooled_rounds: how many rounds from `attack_round` on are attacked together.
       seed: of everything random.
       algorithm: what clients send.
       training: theirs; of FedSGD the rate is the server's.
@@ -371,10 +370,10 @@ def _check_pooling(settings: Settings) -> None:
             f"--attack_round={settings.attack_round} to --rounds={settings.rounds}; "
             "correct one"
         )
-    if pooled > 1 and settings.attack is not Attack.FIRST_LAYER:
+    if pooled > 1 and settings.attack is Attack.MEMBERSHIP:
         raise InputError(
             f"--pooled_rounds is {pooled} with --attack={settings.attack.value}: "
-            "expected 1, as only first_layer takes several together; leave it out"
+            "expected 1, since it asks the model of the last round; leave it out"
         )
 
 

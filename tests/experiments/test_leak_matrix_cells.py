@@ -75,7 +75,9 @@ def test_flags_of_its_command_exist_and_can_be_read(attack, defence):
         ("gradient_inversion", "record_dp_2", None),
         ("gradient_inversion", "user_dp_1", "learning_rate=1"),
         ("gradient_inversion", "secure_aggregation", None),
+        ("gradient_inversion_rounds", "record_dp_0.1", "learning_rate=1"),
         ("first_layer", "record_dp_0.1", "learning_rate=0.2,epochs=5"),
+        ("first_layer_rounds", "record_dp_0.1", "learning_rate=0.2,epochs=5"),
         ("membership", "local_dp_0.03", None),
     ],
 )
@@ -85,7 +87,8 @@ def test_a_defence_that_clips_has_a_rate_of_its_own(attack, defence, rate):
     rates = [flag for flag in change if flag.startswith("--training=")]
     assert rates == ([f"--training={rate}"] if rate else [])
     # The defence itself is there as well, and what an inversion does against noise.
-    tries = attack == "gradient_inversion" and row.name.startswith(("record", "local"))
+    inverts = attack.startswith("gradient_inversion")
+    tries = inverts and row.name.startswith(("record", "local"))
     assert len(change) == len(rates) + 1 + tries
 
 
@@ -145,7 +148,7 @@ def _commands():
         (cells.CLIENT_GAN, 80),
         (cells.KEY_PROTECTED, 8),
         (cells.SERVER_GAN, 10),
-        (cells.UPDATE_ATTACKS, 144),
+        (cells.UPDATE_ATTACKS, 178),
     ],
 )
 def test_binaries_read_the_commands_of_their_cells(module, count):

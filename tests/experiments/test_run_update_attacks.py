@@ -318,6 +318,26 @@ def test_rounds_together_show_what_noise_hides_in_one(tmp_path):
     np.testing.assert_allclose(again.images, whole.images, atol=1e-4)
 
 
+def test_an_inversion_takes_rounds_for_one_at_their_mean(tmp_path):
+    settings = _settings(rounds=1, attack_round=1, inversion=BY_COSINE)
+    experiment = program.build_experiment(settings, _data())
+    with RunDirectory.open(tmp_path / "run", {"test": True}) as directory:
+        _train(experiment, directory)
+        [one] = program.load_seen(experiment, directory)[Arm.ATTACK]
+    around = [
+        Seen(
+            [tensor + sign * 0.01 for tensor in one.weights],
+            [tensor - sign * 0.001 for tensor in one.updates],
+        )
+        for sign in (1, -1)
+    ]
+    alone = evaluation.attack(experiment, Arm.ATTACK, [one])
+    together = evaluation.attack(experiment, Arm.ATTACK, around)
+    np.testing.assert_allclose(together.images, alone.images, atol=0.05)
+    apart = evaluation.attack(experiment, Arm.ATTACK, around[:1])
+    assert np.abs(apart.images - alone.images).max() > 0.2
+
+
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
     """Forty images, trained on for long: what overfitting shows."""
@@ -465,7 +485,10 @@ class TestVerdicts:
             "--pooled_rounds is 3: expected 1 to 2, the rounds from --attack_round=2",
         ),
         ({"pooled_rounds": 0}, "--pooled_rounds is 0: expected 1 to 2"),
-        ({"pooled_rounds": 2}, "--pooled_rounds is 2 with --attack=gradient_inversion"),
+        (
+            {"attack": Attack.MEMBERSHIP, "inversion": {}, "pooled_rounds": 2},
+            "--pooled_rounds is 2 with --attack=membership: expected 1",
+        ),
         (
             {
                 "attack": Attack.FIRST_LAYER,
