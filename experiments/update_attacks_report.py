@@ -167,6 +167,8 @@ def _seen(summary: Mapping[str, Any]) -> str:
     text = f"The server sees {_VIEWS[summary['threat']['view']]}."
     if "membership" in summary:
         return f"{text} This attack uses the shared model alone."
+    if summary["pooled_rounds"] > 1:
+        text += f" It takes what it saw in rounds {_rounds(summary)} together."
     if summary["threat"]["view"] == "sum":
         return f"{text} So it looks for the images of all clients at once."
     return text
