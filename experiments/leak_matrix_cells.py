@@ -240,7 +240,7 @@ def _update_attacks(dataset: str) -> list[Attack]:
         ),
         _update_attack(
             "gradient_inversion_rounds",
-            "The same from all rounds' updates together",
+            "Gradient inversion by the server, from 30 rounds together",
             program("inversion_digits", *inversion, "--pooled_rounds=30"),
         ),
         _update_attack(
@@ -250,7 +250,7 @@ def _update_attacks(dataset: str) -> list[Attack]:
         ),
         _update_attack(
             "first_layer_rounds",
-            "The same from all rounds' updates together",
+            "First layer in closed form by the server, from 30 rounds together",
             program("first_layer_digits", *aimed_at, "--pooled_rounds=30"),
         ),
         _update_attack(
