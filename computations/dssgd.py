@@ -59,7 +59,8 @@ class ServerState(NamedTuple):
     Attributes:
       parameters: what is shared, the model first, float32 `[S]`.
       statistics: the network's constants.
-      recency: decayed count of uploads per shared number, float32 `[S]`.
+      recency: decayed count, per shared number, of the turns in which it was changed
+        (of a cohort that uploads together one, whatever its size), float32 `[S]`.
       history: the last `max_staleness` versions of `parameters`, newest first,
         float32 `[max_staleness, S]`.
       turn: int32, turns so far.

@@ -47,7 +47,8 @@ def write_report(
     """Writes figures and `report.html`; returns the verdict's first sentence."""
     data, pooled = experiment.data, evaluation.summary["pooled"]
     nouns = nouns_of(data.source)
-    text, kind = html.verdict(pooled, nouns=nouns)
+    steps = evaluation.summary["generator_steps"].get(Arm.ATTACK.value)
+    text, kind = html.verdict(pooled, nouns=nouns, steps=steps)
     sections = [_pictures(data, evaluation, arm, directory) for arm in evaluation.drawn]
     sections.append(_over_rounds(experiment, evaluation, directory))
     sections.append(figures_section(evaluation.summary, nouns[0]))
@@ -211,6 +212,10 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, object]]:
         ),
         ("judge's accuracy", summary["judge_accuracy"]),
         ("rounds", summary["rounds"]),
+        (
+            "generator's steps a turn",
+            summary["generator_steps"].get(Arm.ATTACK.value),
+        ),
         ("seed", summary["seed"]),
     ]
     if summary["identity"]:

@@ -46,7 +46,8 @@ def _attack_report(
     data, attacks = experiment.data, evaluation.summary["attacks"]
     first = _strongest(attacks)
     nouns = nouns_of(data.source)
-    text, kind = html.verdict(first["pooled"], nouns=nouns)
+    steps = first["generator_steps"]
+    text, kind = html.verdict(first["pooled"], nouns=nouns, steps=steps)
     opening, *rest = text.split("\n\n")
     finding = f"{opening} {_which(attacks, first)}"
     unscored = _of_other_adversaries(attacks, nouns[0])

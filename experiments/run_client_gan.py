@@ -74,7 +74,8 @@ _SPARSE_VECTOR = flags.DEFINE_string(
     "sparse_vector",
     "",
     "Differential privacy of uploads: settings of SparseVector, e.g. "
-    "epsilon_per_parameter=10,upload_fraction=0.1; empty: none.",
+    "epsilon_per_parameter=10,upload_fraction=0.1; empty: none. Adversaries keep to "
+    "it, which they need not: an attack may look weaker than it is.",
 )
 _RECORD_DP = flags.DEFINE_string(
     "record_dp",

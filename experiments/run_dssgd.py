@@ -112,7 +112,8 @@ def main(argv: list[str]) -> None:
         for name, figures in summary["orders"].items():
             print(
                 f"{name}: best accuracy {figures['best_accuracy']:.4f} "
-                f"(round {figures['best_round']}), last {figures['last_accuracy']:.4f}"
+                f"(round {figures['best_round']}, chosen on the test images), "
+                f"last {figures['last_accuracy']:.4f}"
             )
         print(f"Metrics: {directory.metrics_csv}")
 

@@ -124,7 +124,7 @@ class GanSettings:
 
     def __post_init__(self):
         for name in ("learning_rate", "planes", "base_filters", "patch_planes"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(
                     f"gan {name} is {getattr(self, name)}: expected a positive number; "
                     "correct --gan"
@@ -235,6 +235,7 @@ def build_experiment(settings: Settings, data: Data) -> Experiment:
     _check_defences(settings.defences)
     _check_explained(settings)
     _check_paper(settings)
+    _check_start(settings)
     if Arm.ATTACK not in settings.arms:
         names = ",".join(arm.value for arm in settings.arms)
         raise InputError(f"--arms is {names!r}: expected attack among them; add it")
@@ -407,6 +408,7 @@ def _outline(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
         "seed": settings.seed,
         "rounds": rounds,
         "rounds_planned": settings.rounds,
+        "rounds_attacked": max(0, rounds - settings.deviations.start_round),
         "view": threat(settings).view.value,
         **price(settings.defences, spending, rounds),
         "server": settings.server.value,
@@ -635,6 +637,16 @@ def _check_paper(settings: Settings) -> None:
                 "--mode=strengthened alone, as it is not in the paper; change the "
                 "mode, or leave it out"
             )
+
+
+def _check_start(settings: Settings) -> None:
+    start = settings.deviations.start_round
+    if start >= settings.rounds:
+        raise InputError(
+            f"the attack starts after {start} rounds (start_round of --deviations): "
+            f"expected fewer than --rounds={settings.rounds}, or there is none; raise "
+            "--rounds, or start earlier"
+        )
 
 
 def _check_defences(defences: Defences) -> None:

@@ -83,9 +83,10 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
       (text, kind). 'leak' when for at least 80% of the victim's classes the pictures
       asked for as the victim's are nearer to real ones with the property and those
       asked for as others' to those without, the judge names at least 80% of them, and
-      they vary half as much as real ones; 'none' when for no class; otherwise
-      'partial'. Where the control's pictures are nearer to those with the property in
-      most cases, 'undefined'.
+      they vary half as much as real ones; 'none' when for no class, or `recovered` is
+      not above 0; otherwise 'partial'. Where the control's pictures are nearer to those
+      with the property in most cases, or the run ended before the attack began,
+      'undefined'.
     """
     with_it, without = summary["words"]
     pooled = summary["pooled"]
@@ -94,10 +95,13 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     share, gained = pooled["succeeded"], pooled["recovered"]
     ratio = victim["diversity_ratio"] or 0.0
     good = victim["judge_share"] >= REACHED_SHARE and ratio >= REACHED_DIVERSITY
-    if control is not None and control["nearer_share"] > 0.5:
+    if summary["rounds_attacked"] == 0:
+        kind, opening = "undefined", "The run ended before the attack began."
+    elif control is not None and control["nearer_share"] > 0.5:
         kind, opening = "undefined", f"The control's pictures are {with_it} as well."
     elif share == 0 or (gained is not None and gained <= 0):
-        kind, opening = "none", "The server did not draw what is the victim's."
+        kind = "none"
+        opening = "The server did not draw what is the victim's and not others'."
     elif share >= REACHED_SHARE and good:
         kind, opening = "leak", "The server drew the victim's own kind of pictures."
     else:

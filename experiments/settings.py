@@ -64,9 +64,15 @@ def build_optional(
       InputError: as `parse`, or if a field without default is not given.
     """
     given = given or {}
+    if not text.strip():
+        return None
     values = parse(cls, text, flag=flag, given=given)
     if not values:
-        return None
+        # Commas alone: somebody wanted it, and must not go without it.
+        raise InputError(
+            f"--{flag} is {text!r}: expected name=value in it; correct it, or leave "
+            "the flag out"
+        )
     values |= given
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in values:
@@ -87,7 +93,11 @@ def _convert(hint: Any, text: str, where: str) -> Any:
     try:
         if kind is bool:
             return _BOOLEANS[text.lower()]
-        return kind(text)
+        value = kind(text)
+        # TensorFlow's counters would wrap, and nothing be done.
+        if kind is int and not -(2**31) <= value < 2**31:
+            raise ValueError
+        return value
     except (KeyError, ValueError):
         raise InputError(
             f"{where} is {text!r}: expected {_expected(kind)}; correct the flag"
@@ -99,7 +109,7 @@ def _expected(kind: Any) -> str:
         return "true or false"
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return "one of " + ", ".join(member.value for member in kind)
-    return {int: "an integer", float: "a number"}[kind]
+    return {int: "an integer below 2,147,483,648", float: "a number"}[kind]
 
 
 def plain(value: Any, *, newer: Collection[str] = ()) -> Any:

@@ -437,7 +437,14 @@ def test_settings_that_came_later_are_written_down_if_given():
 
 class TestVerdict:
     def _summary(
-        self, succeeded=1.0, control=0.0, judge=1.0, ratio=0.6, recovered=0.5, other=0.1
+        self,
+        succeeded=1.0,
+        control=0.0,
+        judge=1.0,
+        ratio=0.6,
+        recovered=0.5,
+        other=0.1,
+        attacked=3,
     ):
         victim = {"nearer_share": 0.9, "judge_share": judge, "diversity_ratio": ratio}
         sets = {
@@ -448,7 +455,8 @@ class TestVerdict:
             sets[properties.OTHER] = {"nearer_share": other}
         pooled = {"targets": [1, 4], "succeeded": succeeded, "sets": sets}
         pooled["recovered"] = recovered
-        return {"pooled": pooled, "words": ["with glasses", "without glasses"]}
+        words = ["with glasses", "without glasses"]
+        return {"pooled": pooled, "words": words, "rounds_attacked": attacked}
 
     @pytest.mark.parametrize(
         "changes, kind",
@@ -463,6 +471,7 @@ class TestVerdict:
             ({"recovered": -0.1}, "none"),
             ({"other": None}, "leak"),
             ({"control": 0.7}, "undefined"),
+            ({"attacked": 0}, "undefined"),
         ],
     )
     def test_kinds(self, changes, kind):
@@ -512,6 +521,10 @@ class TestVerdict:
         ),
         ({"attack": {"other_clients": -1}}, "other_clients is -1: expected at least 1"),
         ({"matching": {"images": 0}}, "images is 0: expected at least 1"),
+        (
+            {"deviations": Deviations(start_round=ROUNDS)},
+            "the attack starts after 3 rounds .* expected fewer than --rounds=3",
+        ),
         (
             {"privacy_budget": 1.0},
             "is 1.0 without differential privacy: expected --record_dp or --local_dp b",

@@ -57,6 +57,10 @@ def test_booleans_and_integers_are_checked():
         settings.parse(ClientGan, "influence=1", flag="attack")
     with pytest.raises(InputError, match="replay_turns is '1.5': expected an integer"):
         settings.parse(ClientGan, "replay_turns=1.5", flag="attack")
+    with pytest.raises(
+        InputError, match="steps is '2147483648': expected an integer b"
+    ):
+        settings.parse(ClientGan, "generator_steps=2147483648", flag="attack")
 
 
 def test_a_flag_that_may_be_left_out():
@@ -70,6 +74,8 @@ def test_a_flag_that_may_be_left_out():
     message = "--sparse_vector is 'bound=1': expected epsilon_per_parameter=... in it"
     with pytest.raises(InputError, match=message):
         build("bound=1")
+    with pytest.raises(InputError, match="sparse_vector is ', ,': expected name=value"):
+        build(", ,")
     with pytest.raises(InputError, match="epsilon_per_parameter is -1.0: expected"):
         build("epsilon_per_parameter=-1")
 

@@ -125,8 +125,17 @@ def test_blanks_fail():
 def test_recovered_by_hand(control, expected):
     margins = {"victim": 0.1, "control": control, "reference": 0.4}
     sets = {name: {"margin": margin} for name, margin in margins.items()}
-    found = properties._recovered(sets)
+    found = properties._recovered(sets, [properties._floor(sets)])
     assert found == (expected if expected is None else pytest.approx(expected))
+
+
+def test_what_others_are_drawn_as_is_not_recovered():
+    margins = {"victim": 0.1, "control": -0.2, "other": 0.05, "reference": 0.4}
+    sets = {name: {"margin": margin} for name, margin in margins.items()}
+    assert properties._floor(sets) == 0.05
+    assert properties._recovered(sets, [0.05]) == pytest.approx(1 / 7)
+    # A control that shows it in one class is no better for another that does not.
+    assert properties._recovered(sets, [0.1, 0.0]) == pytest.approx(1 / 7)
 
 
 @pytest.mark.parametrize("shade", [-1.0, 0.0, 1.0])

@@ -76,6 +76,15 @@ def test_a_turn_of_some_steps_is_the_beginning_of_an_epoch():
     )
 
 
+def test_numbers_as_large_as_they_can_be_do_not_wrap():
+    data = _data([[1.0], [2.0], [3.0]], [0, 1, 0])
+    trained = _train(LocalSgd(learning_rate=0.1, batch_size=2**31 - 1), data)
+    assert int(trained.steps) == 1
+    # As many epochs as that are never made; that any is shows that they did not wrap.
+    most = LocalSgd(learning_rate=0.1, batch_size=1, epochs=2**31 - 1, steps=2)
+    assert int(_train(most, data).steps) == 2
+
+
 def test_no_data_no_change():
     parameters = tf.constant([0.3, -0.2, 0.1, 0.0])
     data = LocalData(tf.zeros([0, 1]), tf.zeros([0], tf.int32))

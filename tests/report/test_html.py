@@ -111,6 +111,13 @@ def test_several_targets():
     assert "1 of 3 classes are reached" in text
 
 
+def test_an_attack_that_made_no_step_is_no_verdict():
+    text, kind = html.verdict(summary(), steps=0.0)
+    assert kind == "undefined"
+    assert text.startswith("The attack never began, so that nothing is known of the")
+    assert html.verdict(summary(), steps=0.5) == html.verdict(summary())
+
+
 @pytest.mark.parametrize(
     "changes, kind, expected",
     [

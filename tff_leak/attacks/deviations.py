@@ -10,6 +10,7 @@ of the paper. None of them knows what distinguishes the victim.
 
 import dataclasses
 import enum
+import math
 
 from tff_leak.errors import InputError
 
@@ -135,10 +136,10 @@ class Deviations:
                     "the paper's; correct it"
                 )
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
+            if not 0 <= getattr(self, field.name) < math.inf:
                 raise InputError(
-                    f"{field.name} is {getattr(self, field.name)}: expected 0 or more; "
-                    "the default is the paper's"
+                    f"{field.name} is {getattr(self, field.name)}: expected a finite "
+                    "number of 0 or more; the default is the paper's"
                 )
         if self.consensus > 1:
             raise InputError(

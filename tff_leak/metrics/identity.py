@@ -137,6 +137,7 @@ def _identity_of(
             return None
         return identity_share(images, gallery, inputs.target, window=window)
 
+    # At most 1 - attack: the runner-up, and no control of its own.
     named = identify(inputs.attack, gallery, window=window)
     others = gallery.labels[gallery.labels != inputs.target]
     counts = {int(person): float((named == person).mean()) for person in others}

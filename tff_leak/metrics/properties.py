@@ -9,8 +9,13 @@ Two measures say so: the correlation with the mean of real pictures with and wit
 the property, which no contrast or brightness changes; and the margin, SSIM to the
 nearest of the victim's pictures less that to the nearest of others'. A blank, which
 shows nothing, has a margin of about 0, and a control that draws others' kind plainly
-one far below 0. So the floor of `recovered` is the larger of the control's margin and
-0: a control that is good at others' kind must not flatter the attack.
+one far below 0. So the floor of `recovered` is the largest of the control's margin,
+that of the pictures asked for as others', which show nothing of the victim either, and
+0: a control that is good at others' kind must not flatter the attack, in no class.
+What is structured and shows nothing, such as spots, has been seen with margins of up
+to .14 on digits and .09 on faces in one class; and where the victim has more pictures
+than others have to be nearest to, or fewer, the margin is that much too high or low (of
+a person's own pictures .07 for two against one).
 
 No classifier of the property: one that is trained on real pictures takes blanks for
 either.
@@ -109,9 +114,10 @@ def evaluate_properties(
       nearer_share (closer to the template with the property), ssim_private,
       ssim_others, margin, diversity, diversity_ratio (to the reference's)}, and
       `recovered`: (victim - floor) / (reference - floor) of the margins, the floor the
-      larger of the control's and 0, as pictures that are no nearer to the victim's than
-      to others' show nothing; None where it is not defined or there is no control. That
-      of `pooled` is of the pooled margins. A class has `target` and
+      largest of the control's, that of the pictures asked for as others', and 0, as
+      pictures that are no nearer to the victim's than to others' show nothing; None
+      where it is not defined or there is no control. That of `pooled` is of the
+      classes' mean margins and their mean floor. A class has `target` and
       `succeeded`: the victim's pictures are on average closer to the template with the
       property, by at least `LEAST_LEAN`, and those asked for as others' and the
       control's, of which there is at least one kind, as much closer to that without;
@@ -146,7 +152,7 @@ def evaluate_properties(
         "targets": [one["target"] for one in targets],
         "sets": pooled_sets,
         "succeeded": float(np.mean([one["succeeded"] for one in targets])),
-        "recovered": _recovered(pooled_sets),
+        "recovered": _recovered(pooled_sets, [_floor(one["sets"]) for one in targets]),
     }
     return {"targets": targets, "pooled": pooled}
 
@@ -176,7 +182,7 @@ def _evaluate(one: PropertyInputs, judge: Judge, foreground: bool) -> dict:
         "target": int(one.target),
         "sets": sets,
         "succeeded": bool(leans[VICTIM] >= LEAST_LEAN and apart),
-        "recovered": _recovered(sets),
+        "recovered": _recovered(sets, [_floor(sets)]),
     }
 
 
@@ -201,13 +207,16 @@ def _score(
     }
 
 
-def _recovered(sets: Mapping[str, Mapping]) -> float | None:
+def _floor(sets: Mapping[str, Mapping]) -> float:
+    """The largest margin, of one class, that shows nothing of the victim."""
+    return max([0.0, *(sets[n]["margin"] for n in (CONTROL, OTHER) if n in sets)])
+
+
+def _recovered(sets: Mapping[str, Mapping], floors: Sequence[float]) -> float | None:
     if CONTROL not in sets:
         return None
-    victim, control, reference = (
-        sets[name]["margin"] for name in (VICTIM, CONTROL, REFERENCE)
-    )
-    return recovered(victim, max(control, 0.0), reference)
+    margins = sets[VICTIM]["margin"], float(np.mean(floors)), sets[REFERENCE]["margin"]
+    return recovered(*margins)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -209,7 +209,7 @@ def over_minibatches(
     Returns:
       The last state, and int32: how many steps were made.
     """
-    batches = (count + batch_size - 1) // batch_size
+    batches = -(-count // batch_size)  # The usual sum would pass an int32.
 
     def epoch_order(epoch):
         noise = tf.random.stateless_uniform([count], tf.random.fold_in(seed, epoch))
@@ -229,7 +229,7 @@ def over_minibatches(
         )
         return index + 1, order, on_batch(index, batch, order, state)
 
-    limit = batches * epochs
+    limit = batches * tf.minimum(epochs, tf.int32.max // tf.maximum(batches, 1))
     if steps is not None:
         limit = tf.minimum(limit, steps)
     _, _, state = tf.while_loop(

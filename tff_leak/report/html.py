@@ -152,22 +152,27 @@ def scores(summary: Mapping) -> dict[str, float | None]:
 
 
 def verdict(
-    summary: Mapping, *, nouns: tuple[str, str] = ("class", "classes")
+    summary: Mapping,
+    *,
+    nouns: tuple[str, str] = ("class", "classes"),
+    steps: float | None = None,
 ) -> tuple[str, str]:
     """Says in plain language what the figures show, and what they do not.
 
     Args:
       summary: The pooled dictionary of `evaluate_targets`.
       nouns: What a target is, singular and plural, e.g. ("digit", "digits").
+      steps: of the attack's generator, mean over the rounds; None where it has none.
 
     Returns:
-      (text, kind). The kind is 'undefined' where `recovered` is not defined; 'leak'
+      (text, kind). The kind is 'undefined' where `recovered` is not defined, or the
+      generator made no step, so that there was no attack; 'leak'
       when every target was reached, `recovered` is at least `LEAK_FROM` and a control
       was run of which the judge does not say the same; 'none' when `recovered` is
       below `PARTIAL_FROM` and no target above the floor was reached; otherwise
       'partial'.
     """
-    kind = _kind(summary)
+    kind = "undefined" if steps == 0 else _kind(summary)
     targets = [str(target) for target in summary["targets"]]
     listed = " and ".join(
         part for part in (", ".join(targets[:-1]), targets[-1]) if part
@@ -179,6 +184,12 @@ def verdict(
         "none": f"The adversary did not reconstruct {what}.",
         "undefined": f"These figures cannot tell whether {what} leaked.",
     }[kind]
+    if steps == 0:
+        opening = (
+            f"The attack never began, so that nothing is known of {what}: the "
+            "generator made no step, for instance as the model did not reach "
+            "start_accuracy."
+        )
     paragraphs = [
         opening,
         _similarity_sentence(summary),
