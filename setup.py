@@ -34,6 +34,7 @@ setuptools.setup(
     install_requires=[
         "absl-py",
         "attrs",
+        "dp-accounting",
         "grpcio",
         "jinja2",
         "matplotlib",
@@ -47,7 +48,8 @@ setuptools.setup(
         "tensorflow>=2.14,<2.15",
         "tensorflow-datasets>=4.9.4,<4.9.10",
         "tensorflow-empirical-privacy",
-        "tensorflow-federated>=0.87",
+        "tensorflow-federated>=0.87,<0.88",
+        "tensorflow-privacy",
         "tqdm",
     ],
     # Leak matrices on a cluster (tff_leak/runtime/ray_jobs.py). Tried: 2.52.1, the last

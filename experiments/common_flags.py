@@ -50,6 +50,7 @@ def start(example: str) -> int:
     Raises:
       InputError: if there is no run directory, or the folder of judges cannot be made.
     """
+    runtimes.check(_RUNTIME.value, _PRECISION.value)
     threads = runtimes.use_threads(_THREADS.value)
     place_flags.check(example)
     evaluation.keep_judges(_judges_folder(_JUDGES.value))

@@ -191,6 +191,11 @@ def build_federation(
     """
     class_lists = _class_lists(participants, source.num_classes)
     _check_adversaries(adversaries, targets, len(class_lists), all_may_attack)
+    if not any(class_lists):
+        raise InputError(
+            f"--participants is {participants!r}: expected at least one with data; "
+            "give it classes, such as 0-4"
+        )
     data = partition.by_class_lists(examples, class_lists, seed=seed)
     federation = Federation(data, tuple(adversaries), tuple(targets))
     for adversary, target in zip(adversaries, targets, strict=True):

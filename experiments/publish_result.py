@@ -42,6 +42,13 @@ def main(argv: list[str]) -> None:
     """Copies summaries and pictures, then renders the pages."""
     del argv
     docs = pathlib.Path(_DOCS.value)
+    if not docs.is_dir():
+        raise InputError(f"--docs is {docs}: expected a folder that is there; name it")
+    if _PRESET.value and not _RUN.value:
+        raise InputError(
+            f"--preset is {_PRESET.value} without --run: expected both; add --run, or "
+            "leave it out to render the pages alone"
+        )
     if _RUN.value:
         _check_generated(docs, ["results.md", page_path(_PRESET.value or "")])
     for run in _RUN.value:
@@ -121,16 +128,9 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
             f"{run} has no summary.json: expected the directory of a finished run; let "
             "the run end first"
         )
-    path = preset_files.CONFIGS / f"{preset}.flags"
-    if not path.is_file():
-        known = [path.stem for path in preset_files.CONFIGS.glob("*.flags")]
-        near = difflib.get_close_matches(preset, known, n=3, cutoff=0.3)
-        raise InputError(
-            f"--preset is {preset!r}: expected the name of a file in "
-            f"experiments/configs, such as {', '.join(near or ['digits'])}; correct it"
-        )
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    figures = json.loads(summary.read_text(encoding="utf-8"))
+    path = _preset_path(preset)
+    config = _read(run / "config.json", "experiment", "dataset")
+    figures = _read(summary, "dataset")
     if config["experiment"] == "leak_matrix":
         # What it has become since it was begun; it has its seeds in one summary.
         config |= {name: figures[name] for name in ("seeds", "attacks", "defences")}
@@ -142,6 +142,13 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
     if aimed and config["targets"] and "targets" not in preset_files.read(path):
         # What a preset leaves open stands in the name.
         preset = results.run_folder(preset, config["targets"])
+    pictures = _pictures(run / "figures", config)
+    missing = [path.name for path in pictures.values() if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{run / 'figures'} lacks {', '.join(missing)}: expected the pictures of a "
+            "finished run; repeat its command, which draws them anew"
+        )
     target = root / preset / str(config["seed"])
     target.mkdir(parents=True, exist_ok=True)
     # With the commit and every setting: what was run, not what a preset says today;
@@ -151,12 +158,46 @@ def _copy(run: pathlib.Path, root: pathlib.Path) -> None:
     for kept, name in ((figures, "summary.json"), (config, "config.json")):
         kept = kept | {"dataset": _without_folder(kept["dataset"])}
         atomic_write_json(target / name, kept)
-    pictures = _pictures(run / "figures", config)
     for name, figure in pictures.items():
         shutil.copyfile(figure, target / name)
     for old in set(target.glob("*.png")) - {target / name for name in pictures}:
         # Of an earlier run of this preset and seed: they must not be mixed.
         old.unlink()
+
+
+def _preset_path(preset: str) -> pathlib.Path:
+    """The file of a preset.
+
+    Raises:
+      InputError: if there is none of that name.
+    """
+    path = preset_files.CONFIGS / f"{preset}.flags"
+    if not re.fullmatch(r"\w+", preset) or not path.is_file():
+        known = [path.stem for path in preset_files.CONFIGS.glob("*.flags")]
+        near = difflib.get_close_matches(preset, known, n=3, cutoff=0.3)
+        raise InputError(
+            f"--preset is {preset!r}: expected the name of a file in "
+            f"experiments/configs, such as {', '.join(near or ['digits'])}; correct it"
+        )
+    return path
+
+
+def _read(path: pathlib.Path, *names: str) -> dict:
+    """A run's own JSON.
+
+    Raises:
+      InputError: if it cannot be read, or has not all of these names.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found.keys() >= set(names):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise InputError(
+        f"{path} cannot be read: expected what a finished run wrote; repeat the run's "
+        "command, or publish another"
+    )
 
 
 def _without_folder(dataset: str) -> str:

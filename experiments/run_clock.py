@@ -1,5 +1,6 @@
 """How long a run took, also when its command is repeated."""
 
+import contextlib
 import json
 import time
 
@@ -20,8 +21,10 @@ class RunClock:
         self._resumed = directory.metrics_csv.exists()
         self._before = None
         if directory.summary.exists():
-            summary = json.loads(directory.summary.read_text(encoding="utf-8"))
-            self._before = summary.get("seconds")
+            # A damaged one is written anew, and nobody knows how long the run took.
+            with contextlib.suppress(ValueError, AttributeError):
+                summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+                self._before = summary.get("seconds")
 
     def seconds(self) -> float | None:
         """Seconds since the start; those of the first time for a finished run."""

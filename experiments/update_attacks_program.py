@@ -334,6 +334,11 @@ def _check(settings: Settings, inversion: GradientInversion) -> None:
             f"--attack_round is {settings.attack_round}: expected a round from 1 to "
             f"{settings.rounds}, as --rounds has it; correct one"
         )
+    if settings.attack is Attack.MEMBERSHIP and settings.attack_round != 1:
+        raise InputError(
+            f"--attack_round is {settings.attack_round} with --attack=membership: "
+            "expected none, since it asks the model of every round; leave it out"
+        )
     first_layer = settings.attack is Attack.FIRST_LAYER
     _check_pooling(settings)
     if first_layer and settings.network is not NetworkKind.MLP:

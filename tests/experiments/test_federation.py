@@ -79,6 +79,13 @@ def test_a_shared_class_has_a_victim_and_others(source):
     assert federation.others_images(0).shape == (0, 8, 8, 1)
 
 
+def test_somebody_has_data(source):
+    with pytest.raises(
+        InputError, match="'none;none': expected at least one with data"
+    ):
+        _build(source, participants="none;none", adversaries=[], targets=[])
+
+
 def test_where_everybody_attacks_everybody_is_a_victim(source):
     shares = {"participants": "0,1;1,2;3", "adversaries": [2, 0, 1]}
     shares |= {"targets": [1, 2, 3], "all_may_attack": True}

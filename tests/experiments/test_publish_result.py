@@ -142,10 +142,37 @@ def test_with_a_passive_arm_the_pictures_over_the_rounds_are_kept(
     assert _published(presets, root, again, "one", monkeypatch) == ["one/4/picture.png"]
     # And one that cannot be read leaves what is there.
     (again / "summary.json").write_text("{")
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(InputError, match=r"summary.json cannot be read: expected what"):
         publish_result._copy(again, root)
     assert (folder / "picture.png").exists()
     assert json.loads((folder / "summary.json").read_text())["dataset"] == "mnist"
+
+
+def test_a_run_without_its_pictures_changes_nothing(presets, tmp_path, monkeypatch):
+    root = tmp_path / "results"
+    _published(presets, root, _finished(tmp_path / "run"), "one", monkeypatch)
+    before = (root / "one/4/summary.json").read_bytes()
+    again = _finished(tmp_path / "again")
+    for name in ("progress_1", "progress_passive_1", "task_accuracy"):
+        (again / "figures" / f"{name}.png").touch()
+    with pytest.raises(InputError, match="lacks recovered.png: expected the pictures"):
+        publish_result._copy(again, root)
+    assert (root / "one/4/summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "\x00"])
+def test_a_configuration_that_is_none_is_named(presets, tmp_path, monkeypatch, text):
+    run = _finished(tmp_path / "run")
+    (run / "config.json").write_text(text)
+    with pytest.raises(InputError, match="config.json cannot be read: expected what a"):
+        _published(presets, tmp_path / "results", run, "one", monkeypatch)
+
+
+@pytest.mark.parametrize("preset", ["../configs/one", "", "one.flags"])
+def test_a_preset_is_a_name(presets, tmp_path, monkeypatch, preset):
+    run = _finished(tmp_path / "run")
+    with pytest.raises(InputError, match="expected the name of a file in experiments/"):
+        _published(presets, tmp_path / "results", run, preset, monkeypatch)
 
 
 def test_where_an_image_folder_lies_is_not_published(presets, tmp_path, monkeypatch):

@@ -343,6 +343,7 @@ def members(tmp_path_factory):
     """Forty images, trained on for long: what overfitting shows."""
     settings = _settings(
         attack=Attack.MEMBERSHIP,
+        attack_round=1,
         rounds=ROUNDS,
         algorithm=Algorithm.FED_AVG,
         training=BatchSgd(0.05, epochs=20),
@@ -391,7 +392,11 @@ def test_members_have_lower_losses_and_the_controls_have_not(members):
 def test_a_budget_ends_a_run_and_a_resumed_one(defences, tmp_path):
     """The state of a mechanism at the server has names in it, which are kept too."""
     settings = _settings(
-        attack=Attack.MEMBERSHIP, rounds=9, defences=defences, inversion={}
+        attack=Attack.MEMBERSHIP,
+        attack_round=1,
+        rounds=9,
+        defences=defences,
+        inversion={},
     )
     data = _data(clients=5, classes=2, victims=(), with_control=False)
     free = program.build_experiment(settings, data)
@@ -484,9 +489,18 @@ class TestVerdicts:
             {"attack": Attack.FIRST_LAYER, "inversion": {}, "pooled_rounds": 3},
             "--pooled_rounds is 3: expected 1 to 2, the rounds from --attack_round=2",
         ),
+        (
+            {"attack": Attack.MEMBERSHIP, "inversion": {}},
+            "--attack_round is 2 with --attack=membership: expected none",
+        ),
         ({"pooled_rounds": 0}, "--pooled_rounds is 0: expected 1 to 2"),
         (
-            {"attack": Attack.MEMBERSHIP, "inversion": {}, "pooled_rounds": 2},
+            {
+                "attack": Attack.MEMBERSHIP,
+                "attack_round": 1,
+                "inversion": {},
+                "pooled_rounds": 2,
+            },
             "--pooled_rounds is 2 with --attack=membership: expected 1",
         ),
         (
@@ -499,7 +513,7 @@ class TestVerdicts:
         ),
         ({"batch_size": 1}, "--batch_size is 1 with --algorithm=fed_sgd"),
         (
-            {"attack": Attack.MEMBERSHIP},
+            {"attack": Attack.MEMBERSHIP, "attack_round": 1},
             "--inversion is given with --attack=membership",
         ),
         (

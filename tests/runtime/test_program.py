@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -143,6 +144,30 @@ def test_resumes_after_the_newest_complete_state(tmp_path, checkpoint_every):
     }
     assert list((states / "snapshots").iterdir()) == []
     assert not list((tmp_path / "run").glob("*temp*"))
+
+
+@pytest.mark.parametrize("rounds", [2, 3])
+@pytest.mark.parametrize(
+    "damage, found",
+    [
+        (lambda text: text[: text.rindex(b"2,")], "holds 1 rounds"),
+        (lambda text: text.replace(b"1,", b"7,", 1), "holds 2 rounds"),
+        (lambda text: b"", "cannot be read (KeyError)"),
+        (lambda text: b"\xff\x00", "cannot be read (UnicodeDecodeError)"),
+        (None, "cannot be read (FileNotFoundError)"),
+    ],
+)
+def test_rows_that_are_not_the_states_are_refused(tmp_path, rounds, damage, found):
+    """Also of a finished run, whose figures would be made anew from them."""
+    _run({"attack": Counting()}, tmp_path, rounds=2, config={"any": 1})
+    metrics = tmp_path / "metrics.csv"
+    text = damage and damage(metrics.read_bytes())
+    metrics.unlink() if damage is None else metrics.write_bytes(text)
+    with pytest.raises(InputError, match=re.escape(found)) as caught:
+        _run({"attack": Counting()}, tmp_path, rounds=rounds, config={"any": 1})
+    assert "expected the rounds 1 to 2" in str(caught.value)
+    # Nothing is touched: whoever has the file can put it back.
+    assert damage is None or metrics.read_bytes() == text
 
 
 def test_no_state_at_all_starts_anew(tmp_path):

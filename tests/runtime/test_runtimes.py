@@ -161,3 +161,10 @@ class TestThreads:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7})
         assert runtimes.use_threads(None) == 3
         assert settled == [3]
+
+
+def test_what_contradicts_itself_is_refused_before_anything_is_written():
+    runtimes.check("native", "float32")
+    runtimes.check("in_process", "bfloat16")
+    with pytest.raises(InputError, match="'bfloat16' with runtime 'native': expected"):
+        runtimes.check("native", "bfloat16")

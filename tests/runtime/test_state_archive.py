@@ -138,3 +138,16 @@ def test_damage_is_noticed():
     for damaged in cases:
         with pytest.raises(state_archive.DamagedError, match="Expected a packed"):
             state_archive.unpack(damaged)
+
+
+def test_whatever_byte_is_changed_is_damage_and_nothing_else():
+    packed = state_archive.pack({"a": np.arange(3.0), "b": [1, "x"]})
+    damaged = 0
+    for place in range(len(packed)):
+        changed = bytearray(packed)
+        changed[place] ^= 0xFF
+        try:
+            state_archive.unpack(bytes(changed))
+        except state_archive.DamagedError:
+            damaged += 1
+    assert damaged > len(packed) / 2

@@ -113,8 +113,8 @@ def _check_parts(
         raise errors.InputError(
             f"class {class_name} has only {sizes[0]}, {sizes[1]} and {sizes[2]} images "
             f"for participants, judge and reference: expected at least 1, {judge} and "
-            f"{reference}; lower judge_per_class or reference_per_class, or use more "
-            "data"
+            f"{reference}; lower judge_per_class or reference_per_class "
+            "(--held_out_per_class), or use more data"
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -17,6 +18,20 @@ class _PromptTensorBoard(tff.program.TensorBoardReleaseManager):
     async def release(self, value, key):
         await super().release(value, key)
         self._summary_writer.flush()
+
+
+def read_rounds(csv_path: pathlib.Path) -> list[int]:
+    """The rounds that a file of metrics has, in its order.
+
+    Raises:
+      OSError: if it is not there.
+      ValueError, KeyError: if it is no such file.
+    """
+    with open(csv_path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, strict=True)
+        if _KEY not in (reader.fieldnames or ()):
+            raise KeyError(_KEY)
+        return [int(row[_KEY] or "") for row in reader]
 
 
 class MetricsLog:
@@ -60,3 +75,6 @@ class MetricsLog:
             self._csv.release(values, round_num),
             self._tensorboard.release(values, round_num),
         )
+        # States are, too: rows must not be lost where a state is not.
+        with open(self._csv_path, "rb") as file:
+            os.fsync(file.fileno())

@@ -25,7 +25,7 @@ import numpy as np
 
 from tff_leak.errors import InputError
 from tff_leak.runtime.checkpoints import Checkpoints
-from tff_leak.runtime.metrics_log import MetricsLog
+from tff_leak.runtime.metrics_log import MetricsLog, read_rounds
 from tff_leak.runtime.progress import Progress
 from tff_leak.runtime.run_directory import RunDirectory
 from tff_leak.runtime.snapshots import (
@@ -99,7 +99,8 @@ async def run(
 
     Raises:
       InputError: if a loss is not finite; the state of the round before is saved.
-        If the directory holds other arms or more rounds than `rounds`.
+        If the directory holds other arms or more rounds than `rounds`, or its
+        `metrics.csv` lacks rounds that the states have: figures are taken from both.
     """
     _check_arguments(arms, rounds, checkpoint_every)
     checkpoints = Checkpoints(directory.program_state)
@@ -109,6 +110,7 @@ async def run(
             f"{directory.path}: holds {done} rounds; expected at most {rounds}, the "
             "number of rounds of this run; give another --output_dir"
         )
+    _check_metrics(directory, done)
     drop_snapshots_after(directory, done)
     if progress is not None:
         progress.start(done)
@@ -134,6 +136,25 @@ async def run(
             await checkpoints.save(states, done)
         await checkpoints.settle()
     return states
+
+
+def _check_metrics(directory: RunDirectory, done: int) -> None:
+    """Raises InputError unless the rows begin with those of the rounds done."""
+    if not done and not directory.metrics_csv.exists():
+        return
+    try:
+        held = read_rounds(directory.metrics_csv)
+    except (OSError, ValueError, KeyError) as error:
+        found = f"cannot be read ({type(error).__name__})"
+    else:
+        if held[:done] == list(range(1, done + 1)):
+            return
+        found = f"holds {len(held)} rounds"
+    raise InputError(
+        f"{directory.metrics_csv} {found}: expected the rounds 1 to {done} of the "
+        "saved states first; put back the file as it was, or start again in another "
+        "--output_dir"
+    )
 
 
 def _check_arguments(

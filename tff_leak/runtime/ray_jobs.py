@@ -76,7 +76,7 @@ def _import_ray(address: str) -> ModuleType:
     except ImportError:
         raise InputError(
             f"--ray_address is {address!r}, and the package ray is not installed: "
-            "expected it, as an optional dependency; pip install ray==2.52.1, or leave "
+            "expected it, as an optional dependency; `make ray` installs it, or leave "
             "the address out"
         ) from None
     return ray

@@ -19,6 +19,19 @@ RUNTIMES = ("in_process", "native")
 PRECISIONS = ("float32", "bfloat16")
 
 
+def check(runtime: str, precision: str) -> None:
+    """Checks what can be told before anything is written.
+
+    Raises:
+      InputError: if the native runtime is asked for another precision than its own.
+    """
+    if runtime == "native" and precision != "float32":
+        raise InputError(
+            f"precision is {precision!r} with runtime 'native': expected float32, as "
+            "TFF's worker has no such choice; leave it out or use in_process"
+        )
+
+
 def use(
     runtime: str = "in_process",
     *,

@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,9 +65,12 @@ def unpack(packed: bytes, template: Any = None) -> Any:
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
             structure = json.loads(file[_STRUCTURE].tobytes())
             leaves = [file[str(i)] for i in range(len(file.files) - 1)]
-    except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        return _build(structure, leaves, template)
+    except NeedsTemplateError:
+        raise
+    except Exception as error:
+        # A changed byte may surface in zip, JSON, NumPy or below, as anything.
         raise DamagedError(f"Expected a packed state: {error}") from error
-    return _build(structure, leaves, template)
 
 
 class DamagedError(ValueError):
