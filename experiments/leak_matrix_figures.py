@@ -10,7 +10,8 @@ shows the best of several classes, and so does its control, which then is the fl
 0, where it is below: both are by `score.common_floor`). A
 server's GAN is measured by margins (how much nearer to the victim's own kind), of which
 a blot has about none and a plain picture of others' a negative one; so its floor is the
-larger of 0 and the margin of the control under the same defence. One that succeeded for
+largest of 0 and the margins of the control under the same defence and of pictures asked
+for as others'. One that succeeded for
 no class leaks nothing, whatever its margins are.
 """
 
@@ -130,13 +131,17 @@ def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _of_client_gan(summary: Mapping[str, Any]) -> Figures:
+    figures = _pooled(summary["pooled"], summary)
+    if summary.get("generator_steps", {}).get("attack") == 0:
+        # The model never was good enough for it to begin: that is no defence.
+        figures |= {"leakage": None, "scale": None, "reached": None}
     return Figures(
         task_accuracy=summary["task_accuracy"]["attack"],
         epsilon=summary["epsilon"],
         seconds=summary["seconds"],
         # Runs of before it was measured have none.
         late_ssim=summary["pooled"].get("late_ssim", {}).get("attack"),
-        **_pooled(summary["pooled"], summary),
+        **figures,
     )
 
 
@@ -173,8 +178,12 @@ def _above(value: float | None, control: float | None) -> float | None:
 def _of_server_gan(summary: Mapping[str, Any]) -> Figures:
     """`recovered` of margins: how much nearer the victim's own kind of pictures is."""
     pooled = summary["pooled"]
+    # A budget ended the run before the attack; runs from before it was noted have none.
+    never = summary.get("rounds_attacked") == 0
     return Figures(
-        leakage=pooled["recovered"] if pooled["succeeded"] else 0.0,
+        leakage=None
+        if never
+        else (pooled["recovered"] if pooled["succeeded"] else 0.0),
         reached=pooled["succeeded"] == 1.0,
         task_accuracy=summary["task_accuracy"]["attack"],
         epsilon=summary.get("epsilon"),  # Runs from before there were defences: none.

@@ -268,8 +268,9 @@ def _tables(summary: Mapping[str, Any]) -> html.Section:
         f"held-out pictures, {words[0]}. Correlation: with the mean of real pictures; "
         "margin: SSIM to the nearest of the victim's pictures less that to the nearest "
         "of others' of the class. Recovered: the victim's margin between floor (0) and "
-        "reference (1), the floor being the larger of the control's margin and 0, as "
-        "pictures that show nothing have one of about 0. How far the templates can be "
+        "reference (1), the floor being the largest of the control's margin, that of "
+        "the pictures asked for as others', and 0, as pictures that show nothing have "
+        "one of about 0. How far the templates can be "
         "trusted say real pictures that they are not made of."
     )
     return html.Section("All figures", text, tables=tables)

@@ -109,7 +109,7 @@ def _expected(kind: Any) -> str:
         return "true or false"
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return "one of " + ", ".join(member.value for member in kind)
-    return {int: "an integer below 2,147,483,648", float: "a number"}[kind]
+    return {int: "an integer from -2**31 to 2**31 - 1", float: "a number"}[kind]
 
 
 def plain(value: Any, *, newer: Collection[str] = ()) -> Any:

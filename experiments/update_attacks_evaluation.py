@@ -307,9 +307,10 @@ def attack(experiment: Experiment, arm: Arm, seen: Sequence[Seen]) -> Claims:
                 seeding.derive(root, Role.SAMPLES),
             )
 
+        finite = [one.weights for one in seen if _is_finite(one.weights)]
         weights = [
             tf.constant(np.mean(same, axis=0))
-            for same in zip(*(one.weights for one in seen), strict=True)
+            for same in zip(*(finite or [seen[0].weights]), strict=True)
         ]
         images, _, misfit = invert(weights, updates, labels)
         images = images.numpy()
@@ -318,13 +319,18 @@ def attack(experiment: Experiment, arm: Arm, seen: Sequence[Seen]) -> Claims:
 
 
 def _mean_updates(seen: Sequence[Seen]) -> list[tf.Tensor]:
-    """Mean over rounds; of several, entries that are not finite count for nothing."""
-    rounds = [
-        np.stack(same) for same in zip(*(one.updates for one in seen), strict=True)
-    ]
-    if len(seen) > 1:
-        rounds = [np.nan_to_num(same, posinf=0.0, neginf=0.0) for same in rounds]
-    return [tf.constant(same.mean(axis=0)) for same in rounds]
+    """Each row's mean over the rounds in which it is finite, if it is in any."""
+    rows = []
+    for row in range(len(seen[0].updates[0])):
+        of_row = [[update[row] for update in one.updates] for one in seen]
+        finite = [parts for parts in of_row if _is_finite(parts)]
+        same = zip(*(finite or of_row), strict=True)
+        rows.append([np.mean(np.stack(parts), axis=0) for parts in same])
+    return [tf.constant(np.stack(same)) for same in zip(*rows, strict=True)]
+
+
+def _is_finite(parts: Sequence[np.ndarray]) -> bool:
+    return all(np.isfinite(part).all() for part in parts)
 
 
 def _labels(

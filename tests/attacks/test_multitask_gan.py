@@ -708,7 +708,7 @@ def test_modes():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: Deviations(noise=-1.0), "noise is -1.0: expected 0 or more"),
+        (lambda: Deviations(noise=-1.0), "noise is -1.0: expected a finite number"),
         (lambda: Deviations(average_decay=1.0), "average_decay is 1.0: expected it in"),
         (lambda: Deviations(recolour=1.0), "recolour is 1.0: expected it in"),
         (lambda: Deviations(consensus=1.1), "consensus is 1.1: expected a share"),

@@ -58,7 +58,7 @@ def test_booleans_and_integers_are_checked():
     with pytest.raises(InputError, match="replay_turns is '1.5': expected an integer"):
         settings.parse(ClientGan, "replay_turns=1.5", flag="attack")
     with pytest.raises(
-        InputError, match="steps is '2147483648': expected an integer b"
+        InputError, match="steps is '2147483648': expected an integer f"
     ):
         settings.parse(ClientGan, "generator_steps=2147483648", flag="attack")
 

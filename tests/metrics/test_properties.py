@@ -198,6 +198,23 @@ def test_pooled_is_the_mean_over_classes():
     assert pooled["sets"][properties.VICTIM]["samples"] == 25
 
 
+def test_one_classes_good_control_does_not_hide_anothers():
+    shown, plain = _inputs(control=_bars(20, upright=False)), _inputs()
+    scores = evaluate_properties([shown, plain], _SureOf(), foreground=True)
+    margins = {
+        name: [one["sets"][name]["margin"] for one in scores["targets"]]
+        for name in (properties.VICTIM, properties.CONTROL, properties.REFERENCE)
+    }
+    first, second = margins[properties.CONTROL]
+    assert first > 0.1 and second < -0.1
+    victim, reference = (
+        np.mean(margins[name]) for name in (properties.VICTIM, properties.REFERENCE)
+    )
+    floor = first / 2
+    expected = (victim - floor) / (reference - floor)
+    assert scores["pooled"]["recovered"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_set_of_one_class_alone_is_not_pooled(first):
     found = _inputs(representatives=_bars(5, upright=True))

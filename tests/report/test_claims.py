@@ -112,7 +112,7 @@ def test_verdicts_that_are_not_defined_do_not_count():
 def test_recovered_is_of_all_runs_where_all_seeds_have_the_targets():
     assert " of targets " not in in_brief([_drawn(s, 3, 0.4) for s in (0, 1)])
     undefined = [_drawn(0, 3, 0.4), _drawn(0, 4, None), _drawn(1, 3, 0.4)]
-    assert "not defined in the mean of all 3 runs" in in_brief(undefined)
+    assert "0.40 in the mean of the 2 runs of 3 that define it" in in_brief(undefined)
 
 
 def test_the_last_half_of_the_rounds_where_all_have_it():

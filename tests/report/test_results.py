@@ -294,7 +294,7 @@ def test_one_seed_and_undefined_values(tmp_path):
     assert "recovered: not defined.\n" in page
     _write(tmp_path, "undefined", _summary(1, 0.4))
     page = _page(tmp_path, "undefined")
-    assert "recovered: not defined for every seed.\n" in page
+    assert "recovered: not defined in some seeds.\n" in page
 
 
 def test_summaries_older_than_a_figure_say_so(tmp_path):

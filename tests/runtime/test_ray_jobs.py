@@ -40,7 +40,7 @@ def _job(folder, name, code):
 
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # An import of it fails.
-    with pytest.raises(InputError, match="pip install ray"):
+    with pytest.raises(InputError, match="`make ray` installs it"):
         with ray_jobs.cluster("auto", cpus=1):
             pass
 

@@ -151,3 +151,26 @@ def test_whatever_byte_is_changed_is_damage_and_nothing_else():
         except state_archive.DamagedError:
             damaged += 1
     assert damaged > len(packed) / 2
+
+
+def test_what_says_nothing_of_the_bytes_is_no_damage(monkeypatch):
+    """Damaged states are removed: none may be for want of memory, or a new field."""
+    packed = state_archive.pack({"a": np.arange(3.0)})
+
+    def starved(*args, **kwargs):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", starved)
+        with pytest.raises(MemoryError):
+            state_archive.unpack(packed)
+
+    class Newer(NamedTuple):
+        kernel: Any
+        bias: Any
+        scale: Any
+
+    Newer.__qualname__ = Weights.__qualname__
+    packed = state_archive.pack(Weights(np.ones(2), np.ones(1)))
+    with pytest.raises(TypeError, match="scale"):
+        state_archive.unpack(packed, Newer(1, 2, 3))

@@ -137,8 +137,9 @@ def bootstrap_intervals(
     advantages = gaps.max(axis=1).clip(0)
     rises = (gaps[1:] - gaps[0]).max(axis=1)
     lowest = advantages[0] - np.quantile(rises, 1 - tail)
-    ends = max(lowest, 0.0), np.quantile(advantages[1:], 1 - tail)
-    return {"auc": (float(low), float(high)), "advantage": tuple(map(float, ends))}
+    ends = np.clip([low, high, lowest, np.quantile(advantages[1:], 1 - tail)], 0, 1)
+    low, high, lowest, highest = map(float, ends)
+    return {"auc": (low, high), "advantage": (lowest, highest)}
 
 
 def _draw_shares(

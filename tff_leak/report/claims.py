@@ -216,9 +216,12 @@ def _left_out(pooled: Sequence[Mapping], shared: Sequence[tuple]) -> str:
     if all(tuple(one["targets"]) in shared for one in pooled):
         return ""
     names = ", ".join(str(target) for key in shared for target in key) or "none"
-    every = mean_of([one["recovered"] for one in pooled])
-    of_all = "not defined" if every is None else f"{every:.2f}"
-    return f" of targets {names}, and {of_all} in the mean of all {len(pooled)} runs"
+    defined = [one["recovered"] for one in pooled if one["recovered"] is not None]
+    of_all = f"{mean_of(defined):.2f}" if defined else "not defined"
+    runs = f"all {len(pooled)} runs"
+    if len(defined) < len(pooled):
+        runs = f"the {len(defined)} runs of {len(pooled)} that define it"
+    return f" of targets {names}, and {of_all} in the mean of {runs}"
 
 
 def _beside_control(pooled: Sequence[Mapping], figure: str) -> str:

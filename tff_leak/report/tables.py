@@ -164,7 +164,7 @@ def interval_text(
 ) -> str:
     """Returns a mean over seeds in words, with its interval where there is one."""
     if mean is None:
-        return "not defined" if seeds == 1 else "not defined for every seed"
+        return "not defined" if seeds == 1 else "not defined in some seeds"
     text = f"{mean:.{digits}f}"
     if interval is None:
         return f"{text} (one seed)"

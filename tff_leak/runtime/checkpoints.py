@@ -30,10 +30,11 @@ class Checkpoints:
         """
         for round_num in reversed(await self._manager.get_versions() or []):
             try:
-                return round_num, await self._manager.load(round_num)
-            except state_archive.NeedsTemplateError:
-                template = await make_template()
-                return round_num, await self._manager.load(round_num, template)
+                try:
+                    return round_num, await self._manager.load(round_num)
+                except state_archive.NeedsTemplateError:
+                    template = await make_template()
+                    return round_num, await self._manager.load(round_num, template)
             except state_archive.DamagedError:
                 self._manager.remove(round_num)
         return None

@@ -142,6 +142,7 @@ def _check_metrics(directory: RunDirectory, done: int) -> None:
     """Raises InputError unless the rows begin with those of the rounds done."""
     if not done and not directory.metrics_csv.exists():
         return
+    wanted = f"the rounds 1 to {done} of the saved states first" if done else "rounds"
     try:
         held = read_rounds(directory.metrics_csv)
     except (OSError, ValueError, KeyError) as error:
@@ -151,9 +152,8 @@ def _check_metrics(directory: RunDirectory, done: int) -> None:
             return
         found = f"holds {len(held)} rounds"
     raise InputError(
-        f"{directory.metrics_csv} {found}: expected the rounds 1 to {done} of the "
-        "saved states first; put back the file as it was, or start again in another "
-        "--output_dir"
+        f"{directory.metrics_csv} {found}: expected {wanted}; put back the "
+        "file as it was, or start again in another --output_dir"
     )
 
 

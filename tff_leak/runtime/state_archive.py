@@ -65,11 +65,16 @@ def unpack(packed: bytes, template: Any = None) -> Any:
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
             structure = json.loads(file[_STRUCTURE].tobytes())
             leaves = [file[str(i)] for i in range(len(file.files) - 1)]
-        return _build(structure, leaves, template)
-    except NeedsTemplateError:
-        raise
+    except MemoryError:
+        raise  # Says nothing of the bytes.
     except Exception as error:
         # A changed byte may surface in zip, JSON, NumPy or below, as anything.
+        raise DamagedError(f"Expected a packed state: {error}") from error
+    try:
+        return _build(structure, leaves, template)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, NeedsTemplateError) or template is not None:
+            raise  # With a template it may be the program that has changed.
         raise DamagedError(f"Expected a packed state: {error}") from error
 
 
