@@ -153,6 +153,7 @@ def test_resumes_after_the_newest_complete_state(tmp_path, checkpoint_every):
         (lambda text: text[: text.rindex(b"2,")], "holds 1 rounds"),
         (lambda text: text.replace(b"1,", b"7,", 1), "holds 2 rounds"),
         (lambda text: b"", "cannot be read (KeyError)"),
+        (lambda text: text + b'"3', "cannot be read (ValueError)"),
         (lambda text: b"\xff\x00", "cannot be read (UnicodeDecodeError)"),
         (None, "cannot be read (FileNotFoundError)"),
     ],

@@ -31,7 +31,10 @@ def read_rounds(csv_path: pathlib.Path) -> list[int]:
         reader = csv.DictReader(file, strict=True)
         if _KEY not in (reader.fieldnames or ()):
             raise KeyError(_KEY)
-        return [int(row[_KEY] or "") for row in reader]
+        try:
+            return [int(row[_KEY] or "") for row in reader]
+        except csv.Error as error:
+            raise ValueError(f"{csv_path}: {error}") from error
 
 
 class MetricsLog:
