@@ -71,6 +71,17 @@ def test_where_the_reference_is_near_the_floor_nothing_is_defined():
     assert figures.leakage(undefended, undefended) is None
 
 
+def test_an_adversary_that_made_no_step_is_no_defence():
+    undefended = figures.read(client_gan(0.76, 0.51))
+    begun, never = (
+        figures.read(client_gan(0.6, 0.4, generator_steps={"attack": steps}))
+        for steps in (2.0, 0.0)
+    )
+    assert figures.leakage(begun, undefended) is not None
+    assert figures.leakage(never, undefended) is None
+    assert never.reached is None
+
+
 def test_other_pixels_do_not_compare():
     undefended = figures.read(client_gan(0.76, 0.51))
     other = figures.read(client_gan(0.60, 0.40, visible_window=[24, 24]))
@@ -135,6 +146,9 @@ def test_a_servers_gan_that_succeeded_for_no_class_leaks_nothing(succeeded, leak
     }
     run = figures.read(summary)
     assert (run.leakage, run.reached) == (leaks, succeeded == 1.0)
+    # One that a budget ended before the attack began says nothing.
+    assert figures.read(summary | {"rounds_attacked": 0}).leakage is None
+    assert figures.read(summary | {"rounds_attacked": 1}).leakage == leaks
 
 
 def test_an_attack_on_updates_wants_the_images_themselves():

@@ -79,14 +79,15 @@ def use(
             f"precision is {precision!r}: expected one of {', '.join(PRECISIONS)}; "
             "correct it"
         )
+    check(runtime, precision)
     if runtime == "native":
         plain = not (client_devices or server_device)
         plain = plain and concurrent_clients == vectorize == 1
-        if not plain or precision != "float32":
+        if not plain:
             raise InputError(
-                "runtime 'native' was given devices, concurrent clients or a "
-                "precision: expected none of them, as TFF's worker has no such "
-                "choice; leave them out or use in_process"
+                "runtime 'native' was given devices or concurrent clients: expected "
+                "none of them, as TFF's worker has no such choice; leave them out or "
+                "use in_process"
             )
         return native.install(threads=threads, asynchronous=asynchronous)
     if threads is not None:
