@@ -92,7 +92,10 @@ class TestUse:
         ({"runtime": "native", "server_device": "CPU:0"}, "'native' was given devices"),
         ({"runtime": "native", "concurrent_clients": 2}, "expected none of them"),
         ({"runtime": "native", "vectorize": 2}, "leave them out or use in_process"),
-        ({"runtime": "native", "precision": "bfloat16"}, "'bfloat16' with runtime 'native'"),
+        (
+            {"runtime": "native", "precision": "bfloat16"},
+            "'bfloat16' with runtime 'native'",
+        ),
     ],
 )
 def test_bad_input(options, message, monkeypatch):
